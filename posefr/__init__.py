@@ -1,0 +1,62 @@
+"""PoseFR finds every face in images, aligns it, restores it with its own network and pastes it back.
+
+Images are float tensors [B, H, W, 3], values 0..1, on any device. The names below are loaded on first use, so that
+importing the package costs next to nothing.
+
+Example:
+    detector = posefr.load_detector("bundled")
+    restorer = posefr.load_restorer("posefr-256")
+    out = posefr.restore_images(images, detector=detector, restorer=restorer)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compositing import paste_faces
+    from .detection import load_detector
+    from .errors import PoseFRError
+    from .faces import Faces
+    from .geometry import crop_faces
+    from .pipeline import restore_images
+    from .restoration import load_restorer
+    from .selection import select_faces
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Faces",
+    "PoseFRError",
+    "__version__",
+    "crop_faces",
+    "load_detector",
+    "load_restorer",
+    "paste_faces",
+    "restore_images",
+    "select_faces",
+]
+
+_HOME = {
+    "Faces": "faces",
+    "PoseFRError": "errors",
+    "crop_faces": "geometry",
+    "load_detector": "detection",
+    "load_restorer": "restoration",
+    "paste_faces": "compositing",
+    "restore_images": "pipeline",
+    "select_faces": "selection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
