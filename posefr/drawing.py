@@ -1,0 +1,105 @@
+"""Pictures for people: faces marked on an image, images beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from .faces import Faces
+from .report import face_records
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+__all__ = ["compare", "draw_faces"]
+
+_COLOURS = ((255, 80, 60), (60, 200, 90), (70, 140, 255), (250, 190, 40), (210, 90, 230), (50, 210, 220))
+_COLUMN = 480  # px, the width of a column of a comparison
+_TITLE = 34  # px
+_GAP = 6  # px
+
+
+def draw_faces(images: Tensor, faces: Faces) -> Tensor:
+    """Mark each face with its box, landmarks, index, score and yaw; pixels beside the marks stay as they are.
+
+    The indices count per image in the set's order, as `face_records` does.
+
+    Args:
+        images: [B, H, W, 3] float, 0..1.
+        faces: faces in these images.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    marked = images.clone()
+    height, width = images.shape[1:3]
+    line = max(1, round(max(height, width) / 400))
+    font = ImageFont.load_default(size=max(10, 7 * line))
+    for frame in sorted(set(faces.frame.tolist())):
+        layer = Image.new("RGBA", (width, height))
+        pen = ImageDraw.Draw(layer)
+        for record in face_records(faces[faces.frame == frame]):
+            colour = _COLOURS[record["index"] % len(_COLOURS)]
+            # Pillow names a pixel by its index: the one whose centre is at (x + 0.5, y + 0.5).
+            x0, y0, x1, y1 = (v - 0.5 for v in record["box"])
+            pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=line)
+            for x, y in record["landmarks"]:
+                pen.ellipse((x - 0.5 - line, y - 0.5 - line, x - 0.5 + line, y - 0.5 + line), fill=colour)
+            label = f"{record['index']}: {record['score']:.2f}"
+            if record["yaw"] is not None:
+                label += f" yaw {record['yaw']:.0f}"
+            left, top, right, bottom = pen.textbbox((x0, y0), label, font=font, anchor="lb")
+            down = max(0.0, line - top)  # a box at the upper edge has its label inside
+            pen.rectangle((left - line, top + down - line, right + line, bottom + down + line), fill=colour)
+            pen.text((x0, y0 + down), label, font=font, anchor="lb", fill=(0, 0, 0))
+        marks = torch.from_numpy(np.asarray(layer, np.float32) / 255).to(images)
+        colour_layer, cover = marks[..., :3], marks[..., 3:]
+        marked[frame] = torch.where(cover > 0, colour_layer * cover + images[frame] * (1 - cover), images[frame])
+    return marked
+
+
+def compare(columns: Sequence[tuple[str, Tensor]], faces: Faces, most: int = 3) -> Tensor:
+    """Versions of one image beside each other, each under its title, and below them their largest faces enlarged.
+
+    Args:
+        columns: (title, image) pairs; the images are [1, H, W, 3] float 0..1, all of one size.
+        faces: the faces of the image.
+        most: the number of faces to show at most.
+
+    Returns [1, H', W', 3] float32, 0..1.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    pictures = [_to_pillow(image) for _, image in columns]
+    width, height = pictures[0].size
+    # Squares around the faces, twice their size; boxes reach beyond the image, which Pillow fills with black.
+    areas = [(0.0, 0.0, float(width), float(height))]
+    for i in faces.size.argsort(descending=True)[:most].tolist():
+        x0, y0, x1, y1 = faces.box[i].tolist()
+        x, y, half = (x0 + x1) / 2, (y0 + y1) / 2, float(faces.size[i])
+        areas.append((x - half, y - half, x + half, y + half))
+    heights = [round(_COLUMN * (y1 - y0) / (x1 - x0)) for x0, y0, x1, y1 in areas]
+    sheet = Image.new(
+        "RGB",
+        (len(columns) * (_COLUMN + _GAP) + _GAP, _TITLE + sum(h + _GAP for h in heights)),
+        (24, 24, 24),
+    )
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
+    for column, ((title, _), picture) in enumerate(zip(columns, pictures, strict=True)):
+        left, top = _GAP + column * (_COLUMN + _GAP), _TITLE
+        pen.text((left, _TITLE // 2), title, font=font, anchor="lm", fill=(240, 240, 240))
+        for area, tall in zip(areas, heights, strict=True):
+            cut = picture.crop(tuple(round(v) for v in area))  # type: ignore[arg-type]
+            sheet.paste(cut.resize((_COLUMN, max(1, tall)), Image.Resampling.BICUBIC), (left, top))
+            top += tall + _GAP
+    return torch.from_numpy(np.asarray(sheet, np.float32) / 255).unsqueeze(0)
+
+
+def _to_pillow(image: Tensor) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray((image[0].detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy())

@@ -1,0 +1,108 @@
+"""All of it in one call: detect, select, crop, restore, paste back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .compositing import paste_faces
+from .geometry import crop_faces
+from .selection import select_faces
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .detection import Detector
+    from .faces import Faces
+    from .geometry import Crops
+    from .restoration import Restorer
+
+__all__ = ["Result", "restore_images", "restore_report"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a restoration made, and what it was made from.
+
+    Attributes:
+        images: [B, H, W, 3] 0..1, the restored images.
+        mask: [B, H, W] 0..1, where they were changed and how much.
+        found: every face that was detected.
+        faces: the N selected ones, which were restored.
+        crops: the N aligned crops of the input.
+        restored: [N, S, S, 3] 0..1, the same crops restored.
+    """
+
+    images: Tensor
+    mask: Tensor
+    found: Faces
+    faces: Faces
+    crops: Crops
+    restored: Tensor
+
+
+def restore_report(
+    images: Tensor,
+    *,
+    detector: Detector,
+    restorer: Restorer,
+    threshold: float = 0.5,
+    size: int = 640,
+    angles: Sequence[int] = (0,),
+    select: Mapping[str, Any] | None = None,
+    fidelity: float = 0.7,
+    seed: int = 0,
+    mask: str | Tensor = "ellipse",
+    feather: float = 8.0,
+    color_match: str = "mean_std",
+    strength: float = 1.0,
+    batch: int = 8,
+    on_chunk: Callable[[str, int, int], None] | None = None,
+) -> Result:
+    """Restore the faces in images and tell what was done.
+
+    Args:
+        images: [B, H, W, 3] float, 0..1, any device.
+        detector: from load_detector.
+        restorer: from load_restorer.
+        threshold: 0..1, the least detection score.
+        size: the longer side in px that larger images are scaled down to for detection; 0 for full size.
+        angles: quarter turns in degrees to look for faces at: 0, 90, 180, 270.
+        select: keyword arguments of select_faces; None restores every face found.
+        fidelity: 0..1; 1 follows the input, lower trusts the restorer's prior more.
+        seed: of the restorer's noise.
+        mask: `ellipse`, `box`, `hull`, or a mask as paste_faces takes it.
+        feather: width of the mask's soft border, per cent of the face's size.
+        color_match: `none`, `mean_std` or `wavelet`.
+        strength: 0..1; 0 returns the input.
+        batch: images, and crops, per forward pass.
+        on_chunk: called as (stage, done, total) between forward passes, stage being `detect` or `restore`; what it
+            raises ends the work.
+
+    Raises:
+        PoseFRError: an argument out of range or images of another shape.
+    """
+    found = detector.detect(
+        images, threshold=threshold, size=size, angles=angles, batch=batch, on_chunk=_stage(on_chunk, "detect")
+    )
+    faces = select_faces(found, **select) if select else found
+    crops = crop_faces(images, faces, size=restorer.size, frame=restorer.frame)
+    restored = restorer.restore(
+        crops.images, fidelity=fidelity, seed=seed, batch=batch, on_chunk=_stage(on_chunk, "restore")
+    )
+    pasted, used = paste_faces(
+        images, crops, restored, mask=mask, feather=feather, color_match=color_match, strength=strength
+    )
+    return Result(images=pasted, mask=used, found=found, faces=faces, crops=crops, restored=restored)
+
+
+def restore_images(images: Tensor, **options: Any) -> Tensor:
+    """Restore the faces in images: `restore_report` with the same arguments, for the images [B, H, W, 3] alone."""
+    return restore_report(images, **options).images
+
+
+def _stage(on_chunk: Callable[[str, int, int], None] | None, stage: str) -> Callable[[int, int], None] | None:
+    if on_chunk is None:
+        return None
+    return lambda done, total: on_chunk(stage, done, total)
