@@ -48,10 +48,10 @@ _MIN_SIDE = 1.0
 def alignment_transform(landmarks: Tensor, size: int, frame: str = "ffhq") -> Tensor:
     """The similarity that takes each face from its image into an upright crop.
 
-    `ffhq` is the oriented square of the FFHQ data set (NVlabs/ffhq-dataset, download_ffhq.py, Karras et al. 2019): its x
-    axis runs along eye_to_eye - rot90(eye_to_mouth), half its side is max(2 |eye_to_eye|, 1.8 |eye_to_mouth|), and its
-    centre lies at the middle of the eyes plus 0.1 eye_to_mouth. A profile keeps its scale, since the longer of the two
-    distances sets it. `template5` is the least-squares similarity without reflection (Umeyama 1991, in two dimensions)
+    `ffhq` is the oriented square of the FFHQ data set (Karras et al. 2019; NVlabs/ffhq-dataset, download_ffhq.py): its
+    x axis runs along eye_to_eye - rot90(eye_to_mouth), half its side is max(2 |eye_to_eye|, 1.8 |eye_to_mouth|), and
+    its centre lies at the middle of the eyes plus 0.1 eye_to_mouth. A profile keeps its scale, since the longer of the
+    two distances sets it. `template5` is the least-squares similarity without reflection (Umeyama 1991, in two dimensions)
     from the five landmarks to the template that GFPGAN-like networks were trained with.
 
     Args:
