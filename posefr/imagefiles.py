@@ -1,6 +1,6 @@
 """Image files in and out: png, jpg, webp, bmp and tiff, with depth, alpha, grey and colour profile kept.
 
-Pillow handles 8 bits per sample and narrows colour of 16 bits without a word. So OpenCV decodes 16-bit PNG and TIFF, and
+Pillow handles 8 bits per sample and narrows colour of 16 bits without a word. So OpenCV decodes 16-bit PNG and TIFF and
 encodes 16-bit PNG; 16-bit TIFF is encoded here, because OpenCV's carries no alpha tag.
 """
 

@@ -14,8 +14,8 @@ __all__ = ["face_records"]
 def face_records(faces: Faces) -> list[dict[str, Any]]:
     """One dictionary per face, in the set's order.
 
-    Keys: `index` (counted per frame, from 0), `frame`, `box` (x0 y0 x1 y1, px), `landmarks` (five x y, px), `size` (px),
-    `score` (0..1), `yaw`, `pitch`, `roll` (degrees, None where unknown), `track` (None where unknown).
+    Keys: `index` (counted per frame, from 0), `frame`, `box` (x0 y0 x1 y1, px), `landmarks` (five x y, px), `size` (px)
+    and `score` (0..1), `yaw`, `pitch`, `roll` (degrees, None where unknown), `track` (None where unknown).
     """
     counts: dict[int, int] = {}
     records = []

@@ -1,0 +1,430 @@
+"""The `posefr` command: restore, detect, info, demo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import PoseFRError
+from .imagefiles import SUFFIXES, atomic_file, read_picture, write_picture
+
+if TYPE_CHECKING:
+    import torch
+
+    from .detection import Detector
+    from .restoration import Restorer
+
+__all__ = ["main"]
+
+DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+ORDERS = ("area", "left_to_right", "top_to_bottom", "center", "confidence")
+MASKS = ("ellipse", "box", "hull")
+COLOR_MATCHES = ("mean_std", "wavelet", "none")
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    target: Path | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    0: all done. 1: some files failed; the others were done. 2: the command could not start. 130: interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a console may lack the letters of a file's name
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except PoseFRError as error:
+        print(f"posefr: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("posefr: interrupted; the files named above are done.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="posefr", description="Finds and restores faces in images.")
+    parser.add_argument("--version", action="version", version=f"posefr {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    status = "Exit status: 0 all done, 1 some files failed (the others were done), 2 wrong usage."
+    folders = (
+        f"Files: {', '.join(s[1:] for s in SUFFIXES)}. A folder stands for all of them in it and in its sub-folders; "
+        "hidden ones are left out."
+    )
+
+    restore = commands.add_parser(
+        "restore",
+        help="restore the faces in images",
+        description="Restores the faces in images. " + folders,
+        epilog=status,
+    )
+    restore.set_defaults(run=_restore)
+    _add_inputs(restore)
+    restore.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT",
+        help="a folder (sub-folders are kept), or a file's name for a single input; its suffix sets the format",
+    )  # fmt: skip
+    _add_detection(restore)
+    _add_restoration(restore)
+    restore.add_argument("--quality", type=_whole(1, 100), default=95, help="of jpg and webp files (default 95)")
+
+    detect = commands.add_parser(
+        "detect", help="list the faces in images", description="Lists the faces in images. " + folders, epilog=status
+    )
+    detect.set_defaults(run=_detect)
+    _add_inputs(detect)
+    detect.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="also write the images with the faces marked, as restore does"
+    )
+    _add_detection(detect)
+
+    info = commands.add_parser("info", help="versions, device, detectors and restorers that are found")
+    info.set_defaults(run=_info)
+    _add_models(info)
+
+    demo = commands.add_parser(
+        "demo",
+        help="restore one photo and show it beside its input",
+        description="Restores PHOTO with the bundled weights and writes the result and a before/after picture. Without "
+        "PHOTO it takes scikit-image's astronaut, which is first made worse so that there is something to restore.",
+    )
+    demo.set_defaults(run=_demo)
+    demo.add_argument("photo", type=Path, nargs="?", metavar="PHOTO")
+    demo.add_argument(
+        "-o", "--output", type=Path, default=Path("posefr-demo"), metavar="DIR", help="default: posefr-demo"
+    )
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="IN", help="image files and folders")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write what was found and done as JSON")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR",
+        help="a folder with more weights, such as ComfyUI's models folder; a detector that is fetched is kept there",
+    )  # fmt: skip
+
+
+def _add_detection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("finding faces")
+    group.add_argument(
+        "--detector", default="bundled", metavar="NAME",
+        help="a name that `posefr info` lists, or a file (default: bundled); an absent public one is fetched",
+    )  # fmt: skip
+    group.add_argument("--threshold", type=_number(0, 1), default=0.5, help="least score, 0 to 1 (default 0.5)")
+    group.add_argument(
+        "--size", type=_whole(0, 16384), default=640,
+        help="longer side in px that larger images are scaled down to for detection; 0 for full size (default 640)",
+    )  # fmt: skip
+    group.add_argument("--order", choices=ORDERS, default="area", help="how faces are counted (default area)")
+    group.add_argument("--only", default="", metavar="INDICES", help='such as "0" or "0,2-4": these faces alone')
+    _add_models(parser)
+
+
+def _add_restoration(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("restoring them")
+    group.add_argument(
+        "--restorer", default="posefr-256", metavar="NAME",
+        help="a name that `posefr info` lists, or a file (default: posefr-256)",
+    )  # fmt: skip
+    group.add_argument(
+        "--strength", type=_number(0, 1), default=1.0, help="0 keeps the input, 1 the result (default 1)"
+    )
+    group.add_argument(
+        "--fidelity", type=_number(0, 1), default=0.7, help="1 follows the input, 0 the network's prior (default 0.7)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the network's noise (default 0)")
+    group.add_argument("--mask", choices=MASKS, default="ellipse", help="what is pasted (default ellipse)")
+    group.add_argument(
+        "--feather", type=_number(0, 100), default=8.0, help="soft border, per cent of the face (default 8)"
+    )
+    group.add_argument("--color-match", choices=COLOR_MATCHES, default="mean_std", help="default mean_std")
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
+        return value
+
+    return number
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    check = _number(least, most)
+
+    def whole(text: str) -> int:
+        check(text)
+        return int(text)
+
+    return whole
+
+
+def _restore(args: argparse.Namespace) -> int:
+    jobs = _jobs(args.inputs, args.output)
+    detector, restorer = _load_detector(args), _load_restorer(args)
+
+    def restore(job: _Job) -> dict[str, Any]:
+        from .host import with_smaller_batches
+        from .pipeline import restore_report
+        from .report import face_records
+
+        assert job.target is not None
+        picture = read_picture(job.source)
+        image = picture.image.to(_device(args.device))
+        result, _ = with_smaller_batches(
+            lambda batch: restore_report(
+                image,
+                detector=detector,
+                restorer=restorer,
+                threshold=args.threshold,
+                size=args.size,
+                select={"order": args.order, "indices": args.only},
+                fidelity=args.fidelity,
+                seed=args.seed,
+                mask=args.mask,
+                feather=args.feather,
+                color_match=args.color_match,
+                strength=args.strength,
+                batch=batch,
+            ),
+            8,
+        )
+        lost: list[str] = []
+        if len(result.faces) == 0 and job.source.suffix.lower() == job.target.suffix.lower():
+            with atomic_file(job.target) as file, job.source.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            lost = write_picture(job.target, picture.with_image(result.images), args.quality)
+        said = f"{len(result.faces)} of {len(result.found)} faces restored"
+        if len(result.found) == 0:
+            said = "no face found, passed through"
+        elif len(result.faces) == 0:
+            said = f"none of {len(result.found)} faces selected, passed through"
+        if lost:
+            said += f"; {job.target.suffix[1:]} cannot hold its {' and '.join(lost)}"
+        return {
+            "said": said,
+            "output": str(job.target),
+            "status": "restored" if len(result.faces) else "passed through",
+            "found": len(result.found),
+            "faces": face_records(result.faces),
+            "lost": lost,
+        }
+
+    return _run(args, jobs, restore)
+
+
+def _detect(args: argparse.Namespace) -> int:
+    jobs = _jobs(args.inputs, args.output)
+    detector = _load_detector(args)
+
+    def detect(job: _Job) -> dict[str, Any]:
+        from .drawing import draw_faces
+        from .report import face_records
+        from .selection import select_faces
+
+        picture = read_picture(job.source)
+        found = detector.detect(picture.image.to(_device(args.device)), threshold=args.threshold, size=args.size)
+        # Drawn and listed in the order that --only counts in.
+        faces = select_faces(found, order=args.order, indices=args.only)
+        if job.target is not None:
+            write_picture(job.target, picture.with_image(draw_faces(picture.image, faces.to("cpu"))))
+        records = face_records(faces)
+        lines = [f"{len(faces)} of {len(found)} faces listed" if args.only else f"{len(found)} faces"]
+        for record in records:
+            x0, y0, x1, y1 = record["box"]
+            yaw = "unknown" if record["yaw"] is None else f"{record['yaw']:+.0f} degrees"
+            lines.append(
+                f"  {record['index']}: {x1 - x0:.0f} x {y1 - y0:.0f} px at {x0:.0f}, {y0:.0f}, "
+                f"score {record['score']:.2f}, yaw {yaw}"
+            )
+        return {
+            "said": "\n".join(lines),
+            "output": None if job.target is None else str(job.target),
+            "status": "detected",
+            "found": len(found),
+            "faces": records,
+        }
+
+    return _run(args, jobs, detect)
+
+
+def _run(args: argparse.Namespace, jobs: Sequence[_Job], work: Callable[[_Job], dict[str, Any]]) -> int:
+    """Do the jobs one by one under a progress bar; a file that fails is named and counted, the others go on."""
+    from tqdm import tqdm
+
+    records, failed = [], 0
+    with tqdm(jobs, unit="image", disable=None) as bar:
+        for job in bar:
+            started = time.perf_counter()
+            record: dict[str, Any] = {"input": str(job.source)}
+            try:
+                record |= work(job)
+                bar.write(f"{job.source}: {record.pop('said')}", file=sys.stdout)
+            # PyTorch tells of memory and devices by RuntimeError: that ends this file's work, not the others'.
+            except (PoseFRError, RuntimeError, MemoryError) as error:
+                failed += 1
+                message = str(error) or type(error).__name__
+                record |= {"status": "failed", "error": message}
+                bar.write(
+                    f"failed: {message if str(job.source) in message else f'{job.source}: {message}'}", file=sys.stderr
+                )
+            records.append(record | {"seconds": round(time.perf_counter() - started, 3)})
+    print(f"{len(jobs) - failed} done, {failed} failed")
+    if args.report is not None:
+        settings = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(args).items()
+            if name not in ("run", "inputs", "report")
+        }
+        report = {"posefr": __version__, "settings": settings, "failed": failed, "images": records}
+        with atomic_file(args.report) as file:
+            file.write(json.dumps(report, indent=2).encode())
+    return SOME_FAILED if failed else DONE
+
+
+def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
+    """What to read and where to write it. Raises PoseFRError if two files, or a file and its input, would meet."""
+    single = len(inputs) == 1 and not inputs[0].is_dir()
+    if output is not None and not output.is_dir() and output.suffix.lower() in SUFFIXES:
+        if not single:
+            raise PoseFRError(f"{output} is one file; expected a folder for several images.")
+        jobs = [_Job(inputs[0], output)]
+    else:
+        jobs = []
+        for given in inputs:
+            if not given.is_dir():
+                jobs.append(_Job(given, None if output is None else output / given.name))
+                continue
+            found = [p for p in _images_in(given) if output is None or output.resolve() not in p.resolve().parents]
+            if not found:
+                raise PoseFRError(f"The folder {given} holds no image; expected files ending in {', '.join(SUFFIXES)}.")
+            jobs += [_Job(p, None if output is None else output / p.relative_to(given)) for p in found]
+    sources = {job.source.resolve() for job in jobs}
+    written: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target is None:
+            continue
+        place = job.target.resolve()
+        if place in sources:
+            raise PoseFRError(f"{job.target} is an input too and would be overwritten; pick another folder for -o.")
+        if place in written:
+            raise PoseFRError(f"{written[place]} and {job.source} would both be written to {job.target}.")
+        written[place] = job.source
+    return jobs
+
+
+def _images_in(folder: Path) -> Iterable[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise PoseFRError(f"The device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _folders(models: Path | None, names: Sequence[str]) -> list[Path]:
+    """Where weights lie under --models: in the sub-folders that ComfyUI uses, or in the folder itself."""
+    return [] if models is None else [*(models / n for n in names if (models / n).is_dir()), models]
+
+
+def _load_detector(args: argparse.Namespace) -> Detector:
+    from tqdm import tqdm
+
+    from .detection import load_detector
+    from .host import DETECTOR_FOLDERS
+
+    bars: list[tqdm[Any]] = []  # made when a download begins, which is seldom
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, unit="B", unit_scale=True, desc=f"fetching {args.detector}", leave=False))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        return load_detector(
+            args.detector,
+            device=_device(args.device),
+            folders=_folders(args.models, DETECTOR_FOLDERS),
+            download=True,
+            progress=progress,
+        )
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _load_restorer(args: argparse.Namespace) -> Restorer:
+    from .host import RESTORER_FOLDERS
+    from .restoration import load_restorer
+
+    return load_restorer(args.restorer, device=_device(args.device), folders=_folders(args.models, RESTORER_FOLDERS))
+
+
+def _info(args: argparse.Namespace) -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from .detection import detector_names
+    from .host import DETECTOR_FOLDERS, RESTORER_FOLDERS
+    from .restoration import restorer_names
+
+    print(f"posefr {__version__}, Python {platform.python_version()} on {platform.platform()}")
+    for package in ("torch", "torchvision", "numpy", "opencv-python", "facexlib", "spandrel", "safetensors", "pillow"):
+        try:
+            print(f"  {package} {version(package)}")
+        except PackageNotFoundError:
+            print(f"  {package}: not installed")
+    print(f"device: {_device(args.device)}")
+    print("detectors:", *detector_names(_folders(args.models, DETECTOR_FOLDERS)))
+    print("restorers:", *restorer_names(_folders(args.models, RESTORER_FOLDERS)))
+    print("bundled weights:")
+    for path in sorted((Path(__file__).parent / "weights").glob("*.safetensors")):
+        print(f"  {path.name}, {path.stat().st_size} bytes")
+        for key, value in sorted(_metadata(path).items()):
+            print(f"    {key}: {value}")
+    return DONE
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        return file.metadata() or {}
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import run_demo
+
+    return DONE if run_demo(args.photo, args.output) else SOME_FAILED
