@@ -1,0 +1,117 @@
+"""Stand-in: sockets, widgets and the schema of a node."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Hidden(str, Enum):
+    unique_id = "UNIQUE_ID"
+    prompt = "PROMPT"
+    extra_pnginfo = "EXTRA_PNGINFO"
+
+
+class NumberDisplay(str, Enum):
+    slider = "slider"
+
+
+@dataclass
+class Input:
+    id: str
+    optional: bool = False
+    tooltip: str | None = None
+
+
+@dataclass
+class WidgetInput:
+    id: str
+    default: Any = None
+    tooltip: str | None = None
+    advanced: bool | None = None
+
+
+@dataclass
+class Output:
+    display_name: str | None = None
+    tooltip: str | None = None
+
+
+class Socket:
+    """A type of socket; `Input` and `Output` make one, as in the host."""
+
+    io_type: str
+    Input: type = Input
+    Output: type = Output
+
+
+def Custom(io_type):
+    return type(io_type, (Socket,), {"io_type": io_type})
+
+
+Image = Custom("IMAGE")
+Mask = Custom("MASK")
+
+
+class Int(Socket):
+    io_type = "INT"
+
+    @dataclass
+    class Input(WidgetInput):
+        min: int | None = None
+        max: int | None = None
+        step: int | None = None
+        control_after_generate: bool | None = None
+
+
+class Float(Socket):
+    io_type = "FLOAT"
+
+    @dataclass
+    class Input(WidgetInput):
+        min: float | None = None
+        max: float | None = None
+        step: float | None = None
+        display_mode: NumberDisplay | None = None
+
+
+class String(Socket):
+    io_type = "STRING"
+
+    @dataclass
+    class Input(WidgetInput):
+        pass
+
+
+class Combo(Socket):
+    io_type = "COMBO"
+
+    @dataclass
+    class Input(WidgetInput):
+        options: list[str] | None = None
+
+
+@dataclass
+class Schema:
+    node_id: str
+    display_name: str | None = None
+    category: str = "sd"
+    inputs: list = field(default_factory=list)
+    outputs: list = field(default_factory=list)
+    hidden: list = field(default_factory=list)
+    description: str = ""
+    search_aliases: list[str] = field(default_factory=list)
+    is_output_node: bool = False
+
+
+class NodeOutput:
+    def __init__(self, *args, ui=None):
+        self.args, self.ui = args, ui
+
+
+@dataclass
+class HiddenHolder:
+    unique_id: str
+
+
+class ComfyNode:
+    hidden: HiddenHolder

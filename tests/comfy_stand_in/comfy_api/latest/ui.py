@@ -1,0 +1,9 @@
+"""Stand-in: what a node shows."""
+
+
+class PreviewImage:
+    def __init__(self, image, cls=None):
+        self.image = image
+
+    def as_dict(self):
+        return {"images": [{"filename": f"{i}.png"} for i in range(len(self.image))], "animated": (False,)}

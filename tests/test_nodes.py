@@ -1,0 +1,466 @@
+"""The nodes without a host: wiring, notes, memory, interruption and what happens when something is wrong.
+
+Networks are replaced by small ones whose answers are known; real weights run in tests/host and in the tests of the
+layers. The pack is loaded by path under a name that no import statement could reach, as ComfyUI does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_IN = Path(__file__).resolve().parent / "comfy_stand_in"
+HOST_MODULES = ["comfy.model_management", "comfy.model_patcher", "comfy.utils", "comfy_api.latest", "folder_paths"]
+EYES_NOSE_MOUTH = torch.tensor([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+
+
+@pytest.fixture(scope="module")
+def pack():
+    """The pack as ComfyUI loads it, beside the stand-in; `import posefr` fails, as where the pack is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        before = set(sys.modules)
+        patch.syspath_prepend(str(STAND_IN))
+        for name in [*HOST_MODULES, "server"]:
+            importlib.import_module(name)
+        patch.setitem(sys.modules, "posefr", None)
+        name = f"{ROOT}/custom_nodes/PoseFR_x_pack"
+        spec = importlib.util.spec_from_file_location(
+            name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        yield module
+        for added in set(sys.modules) - before:
+            if added.startswith((name, "comfy", "folder_paths", "server")):
+                del sys.modules[added]
+
+
+@pytest.fixture
+def nodes(pack):
+    return pack.nodes
+
+
+@pytest.fixture
+def comfy(pack):
+    """The stand-in's modules, with nothing recorded."""
+    management, utils, server = (sys.modules[name] for name in ("comfy.model_management", "comfy.utils", "server"))
+    management.loads.clear()
+    management.interrupted, management.emptied = False, 0
+    utils.bars.clear()
+    server.notes.clear()
+    return SimpleNamespace(
+        management=management, bars=utils.bars, notes=server.notes, folders=sys.modules["folder_paths"]
+    )
+
+
+class Detector:
+    """Finds the squares it was told: (image, x0, y0, side)."""
+
+    def __init__(self, nodes, name, squares):
+        self.name, self.network, self.squares, self.nodes = name, torch.nn.Linear(1, 1), squares, nodes
+        self.calls = []
+
+    def detect(self, images, *, threshold=0.5, size=640, angles=(0,), batch=8, on_chunk=None):
+        self.calls.append(SimpleNamespace(batch=batch, threshold=threshold, size=size, angles=angles))
+        on_chunk(len(images), len(images))
+        if not self.squares:
+            return self.nodes.Faces.empty(tuple(images.shape[1:3]), len(images))
+        frame, corner, side = (torch.tensor([s[i] for s in self.squares]) for i in (0, slice(1, 3), 3))
+        return self.nodes.Faces.make(
+            frame=frame,
+            box=torch.cat([corner, corner + side[:, None]], 1),
+            landmarks=corner[:, None] + EYES_NOSE_MOUTH * side[:, None, None],
+            score=torch.linspace(0.9, 0.6, len(frame)),
+            image_size=tuple(images.shape[1:3]),
+            frames=len(images),
+        )
+
+
+class Restorer:
+    """Turns every face white; fails with `fits` or more faces at a time, as if memory ran out."""
+
+    size, frame = 32, "ffhq"
+
+    def __init__(self, name, fits=99, error=torch.cuda.OutOfMemoryError):
+        self.name, self.network, self.fits, self.error = name, torch.nn.Linear(1, 1), fits, error
+        self.batches = []
+
+    def restore(self, crops, *, fidelity=0.7, seed=0, batch=8, on_chunk=None):
+        done = []
+        for chunk in crops.split(batch):
+            self.batches.append(len(chunk))
+            if len(chunk) > self.fits:
+                raise self.error("out of memory")
+            done.append(torch.ones(len(chunk), self.size, self.size, 3))
+            on_chunk(sum(map(len, done)), len(crops))
+        return torch.cat(done)
+
+
+def run(node, **inputs):
+    """Execute a node as node "7", every widget not given at its default."""
+    for widget in node.define_schema().inputs:
+        options = getattr(widget, "options", None)
+        default = getattr(widget, "default", None)
+        inputs.setdefault(widget.id, default if default is not None or not options else options[0])
+    clone = type(node.__name__, (node,), {"hidden": SimpleNamespace(unique_id="7")})
+    return clone.execute(**inputs)
+
+
+def hosted(nodes, model):
+    return nodes.host.adopt(model)
+
+
+SQUARES = [(0, 20.0, 24.0, 40.0), (0, 90.0, 30.0, 60.0), (1, 50.0, 50.0, 50.0)]
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 128, 160, 3, generator=torch.Generator().manual_seed(0)) * 0.5
+
+
+@pytest.fixture
+def faces(nodes, images):
+    return run(nodes.DetectFaces, detector=hosted(nodes, Detector(nodes, "three", SQUARES)), image=images).args[0]
+
+
+@pytest.fixture
+def no_faces(nodes, images):
+    return nodes.Faces.empty(tuple(images.shape[1:3]), len(images))
+
+
+@pytest.fixture
+def models(nodes, monkeypatch):
+    """What the loaders load, by name; each is made once."""
+    known = {"bundled": Detector(nodes, "bundled", SQUARES), "blind": Detector(nodes, "blind", [])}
+    restorers = {"posefr-256": Restorer("posefr-256"), "tight": Restorer("tight", fits=1)}
+    loaded = []
+
+    def load(table):
+        def loader(name, **options):
+            loaded.append((name, options))
+            return table[name]
+
+        return loader
+
+    monkeypatch.setattr(nodes, "load_detector", load(known))
+    monkeypatch.setattr(nodes, "load_restorer", load(restorers))
+    nodes._detector.cache_clear()
+    nodes._restorer.cache_clear()
+    yield SimpleNamespace(detectors=known, restorers=restorers, loaded=loaded)
+    nodes._detector.cache_clear()
+    nodes._restorer.cache_clear()
+
+
+def node_classes(pack):
+    extension = asyncio.run(pack.comfy_entrypoint())
+    return asyncio.run(extension.get_node_list())
+
+
+# What the host is told about the nodes
+
+
+def test_every_node_says_what_it_is_and_every_socket_has_a_tooltip(pack):
+    for node in node_classes(pack):
+        schema = node.define_schema()
+        assert schema.node_id.startswith("PoseFR")
+        assert schema.description
+        assert schema.category == "PoseFR"
+        assert schema.search_aliases
+        for socket in [*schema.inputs, *schema.outputs]:
+            assert socket.tooltip, f"{schema.node_id}: {socket}"
+            assert socket.tooltip.endswith(".")
+
+
+def test_inputs_are_what_execute_takes_and_defaults_are_allowed(pack):
+    for node in node_classes(pack):
+        taken = inspect.signature(node.execute).parameters
+        inputs = node.define_schema().inputs
+        assert set(taken) == {i.id for i in inputs}
+        for widget in inputs:
+            optional = getattr(widget, "optional", False)
+            assert optional == (taken[widget.id].default is None), widget.id
+            if getattr(widget, "min", None) is not None:
+                assert widget.min <= widget.default <= widget.max, widget.id
+            if getattr(widget, "options", None) and widget.default is not None:
+                assert widget.default in widget.options, widget.id
+
+
+def test_the_scanners_list_names_every_node(pack):
+    listed = json.loads((ROOT / "node_list.json").read_text())
+    assert list(listed) == [node.define_schema().node_id for node in node_classes(pack)]
+
+
+# The main job
+
+
+def test_composed_nodes_and_the_one_node_agree(nodes, comfy, models, images):
+    one = run(nodes.RestoreFacesInImage, image=images)
+    restorer = run(nodes.LoadRestorer, restorer="posefr-256").args[0]
+    detector = run(nodes.LoadDetector, detector="bundled").args[0]
+    found, count = run(nodes.DetectFaces, detector=detector, image=images).args
+    found, _ = run(nodes.SelectFaces, faces=found).args
+    crops, cut = run(nodes.CropFaces, image=images, faces=found, restorer=restorer).args
+    restored = run(nodes.RestoreFaces, restorer=restorer, images=cut, crops=crops).args[0]
+    out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored, color_match="mean_std").args
+
+    assert count == 3
+    assert cut.shape == (3, 32, 32, 3)
+    assert torch.equal(one.args[0], out)
+    assert torch.equal(one.args[1], mask)
+    assert len(one.args[2]) == 3
+    assert torch.equal(out[mask == 0], images[mask == 0])
+    assert (out[mask > 0.5] != images[mask > 0.5]).any()
+    assert mask[0, 60, 120] == 1  # the middle of the second face
+    assert "3 faces restored in 2 images" in comfy.notes["7"] or "3 faces pasted" in comfy.notes["7"]
+
+
+def test_widgets_reach_the_detector(nodes, images):
+    detector = Detector(nodes, "three", SQUARES)
+    run(
+        nodes.DetectFaces,
+        detector=hosted(nodes, detector),
+        image=images,
+        threshold=0.3,
+        working_size=96,
+        angles="upright and sideways",
+    )
+    call = detector.calls[0]
+    assert (call.threshold, call.size, call.angles, call.batch) == (0.3, 96, (0, 90, 270), 2)
+
+
+def test_limit_restores_the_largest_faces_of_each_image(nodes, models, images):
+    _, mask, kept = run(nodes.RestoreFacesInImage, image=images, limit=1).args
+    assert kept.frame.tolist() == [0, 1]
+    assert mask[0, :, :60].max() == 0  # the smaller face on the left
+
+
+def test_alpha_comes_back_as_it_was(nodes, models, images):
+    alpha = torch.rand(2, 128, 160, 1)
+    out = run(nodes.RestoreFacesInImage, image=torch.cat([images, alpha], -1)).args[0]
+    assert torch.equal(out[..., 3:], alpha)
+    assert torch.equal(out[..., :3], run(nodes.RestoreFacesInImage, image=images).args[0])
+
+
+def test_inputs_are_never_written_into(nodes, models, images):
+    before = images.clone()
+    run(nodes.RestoreFacesInImage, image=images)
+    assert torch.equal(images, before)
+
+
+def test_half_precision_images_are_taken(nodes, models, images):
+    out = run(nodes.RestoreFacesInImage, image=images.half()).args[0]
+    assert out.dtype == torch.float32
+    assert out.isfinite().all()
+
+
+def test_selection_counts_as_the_preview_draws(nodes, comfy, images, faces):
+    kept, count = run(nodes.SelectFaces, faces=faces, order="left_to_right", indices="1").args
+    assert count == 1
+    assert kept.box[0, 0] == 90
+    shown = run(nodes.PreviewFaces, image=images, faces=faces, order="left_to_right")
+    assert len(shown.ui["images"]) == 2
+    drawn = shown.args[0]
+    assert not torch.equal(drawn[0], images[0])
+    # the label is the only difference that the order makes: 0 and 1 trade places in the first image
+    by_area = run(nodes.PreviewFaces, image=images, faces=faces, order="area").args[0]
+    assert not torch.equal(drawn[0], by_area[0])
+    assert torch.equal(drawn[1], by_area[1])
+
+
+def test_selection_passes_its_limits_on(nodes, faces):
+    kept, _ = run(nodes.SelectFaces, faces=faces, min_size=45, max_size=55).args
+    assert kept.box[:, 0].tolist() == [50]
+
+
+# Masks from outside
+
+
+def test_a_mask_over_the_image_limits_what_changes(nodes, images, faces):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    left = torch.zeros(1, 128, 160)
+    left[..., :70] = 1
+    white = torch.ones(3, 32, 32, 3)
+    out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=white, custom_mask=left, feather=0.0).args
+    assert torch.equal(out[..., 71:, :], images[..., 71:, :])
+    assert mask[0, 44, 40] == 1
+
+
+def test_a_mask_per_crop_is_taken(nodes, images, faces):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    per_crop = torch.zeros(3, 32, 32)
+    per_crop[1, 8:24, 8:24] = 1
+    white = torch.ones(3, 32, 32, 3)
+    out, _ = run(nodes.PasteFaces, image=images, crops=crops, restored=white, custom_mask=per_crop).args
+    assert torch.equal(out[1], images[1])
+    assert not torch.equal(out[0, :, 90:], images[0, :, 90:])
+    assert torch.equal(out[0, :, :60], images[0, :, :60])
+
+
+def test_a_mask_of_another_size_is_refused_in_one_sentence(nodes, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    with pytest.raises(nodes.PoseFRError, match=r"1 of 64x48 px; .* 160x128 px, .* 2 images, .* 32x32 px, .* 3 faces"):
+        run(nodes.PasteFaces, image=images, crops=crops, restored=cut, custom_mask=torch.ones(1, 48, 64))
+
+
+# No face
+
+
+def test_without_a_face_the_image_passes_with_a_note(nodes, comfy, models, images):
+    out, mask, found = (result := run(nodes.RestoreFacesInImage, image=images, detector="blind")).args
+    assert torch.equal(out, images)
+    assert mask.shape == (2, 128, 160)
+    assert not mask.any()
+    assert len(found) == 0
+    assert comfy.notes["7"] == "No face found in 2 images: passed through unchanged."
+    assert result.ui["text"] == (comfy.notes["7"],)
+
+
+@pytest.mark.parametrize("node", ["RestoreFacesInImage", "DetectFaces"])
+def test_without_a_face_the_switch_raises(nodes, models, images, node):
+    detector = "blind" if node == "RestoreFacesInImage" else hosted(nodes, models.detectors["blind"])
+    with pytest.raises(nodes.PoseFRError, match="No face found in 2 images: lower the threshold"):
+        run(getattr(nodes, node), image=images, detector=detector, if_no_face=nodes.RAISE)
+
+
+def test_an_empty_set_of_faces_runs_through_every_node(nodes, comfy, images, no_faces):
+    restorer = Restorer("never asked")
+    kept, count = run(nodes.SelectFaces, faces=no_faces, indices="0").args
+    assert count == 0
+    drawn = run(nodes.PreviewFaces, image=images, faces=kept).args[0]
+    assert torch.equal(drawn, images)
+    crops, cut = run(nodes.CropFaces, image=images, faces=kept, restorer=hosted(nodes, restorer)).args
+    assert cut.shape == (1, 32, 32, 3)
+    assert not cut.any()
+    restored = run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=cut, crops=crops).args[0]
+    assert restored.shape == (1, 32, 32, 3)
+    assert restorer.batches == []
+    out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored).args
+    assert torch.equal(out, images)
+    assert not mask.any()
+    assert comfy.notes["7"] == "No face to paste: passed through unchanged."
+
+
+# Memory, progress, interruption
+
+
+def test_networks_are_loaded_through_the_host_with_room_for_a_batch(nodes, comfy, images):
+    detector = hosted(nodes, Detector(nodes, "three", SQUARES))
+    run(nodes.DetectFaces, detector=detector, image=images)
+    run(nodes.DetectFaces, detector=detector, image=images, working_size=80)
+    (first, room, full), (_, less_room, _) = comfy.management.loads
+    assert first == [detector.patcher]
+    assert detector.patcher.model is detector.model.network
+    assert full
+    assert room == 2 * 128 * 160 * nodes.DETECTOR_BYTES_PER_PIXEL
+    assert less_room == room / 4
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError, RuntimeError])
+def test_out_of_memory_halves_the_batch_and_says_so(nodes, comfy, error):
+    restorer = Restorer("tight", fits=2, error=error)
+    result = run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=torch.rand(9, 32, 32, 3))
+    assert result.args[0].shape == (9, 32, 32, 3)
+    assert restorer.batches == [8, 4, 2, 2, 2, 2, 1]
+    assert comfy.management.emptied == 2
+    assert result.ui["text"] == ("Memory ran out with 8 faces at a time; done with 2 at a time.",)
+    assert "9 faces restored" in comfy.notes["7"]
+    rooms = [memory for _, memory, _ in comfy.management.loads]
+    assert rooms[0] == 2 * rooms[1] == 4 * rooms[2]
+
+
+def test_out_of_memory_with_one_face_goes_on_to_the_host(nodes, comfy):
+    restorer = Restorer("too tight", fits=0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=torch.rand(3, 32, 32, 3))
+    assert restorer.batches == [3, 1]
+
+
+def test_other_errors_are_not_retried(nodes):
+    restorer = Restorer("broken", fits=0, error=KeyError)
+    with pytest.raises(KeyError):
+        run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=torch.rand(3, 32, 32, 3))
+    assert restorer.batches == [3]
+
+
+def test_an_interruption_stops_after_one_chunk(nodes, comfy):
+    restorer = Restorer("slow")
+    comfy.management.interrupted = True
+    with pytest.raises(comfy.management.InterruptProcessingException):
+        run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=torch.rand(40, 32, 32, 3))
+    assert restorer.batches == [8]
+
+
+def test_one_bar_fills_over_both_stages(nodes, comfy, models, images):
+    models.restorers["posefr-256"].batches.clear()
+    run(nodes.RestoreFacesInImage, image=images)
+    bar = comfy.bars[-1]
+    assert bar.values == [bar.total / 2, bar.total]
+
+
+# Loading what was picked
+
+
+def test_what_is_picked_is_loaded_once_and_another_pick_is_another_network(nodes, models, images):
+    for detector, restorer in [("bundled", "posefr-256"), ("bundled", "tight"), ("blind", "tight")]:
+        run(nodes.RestoreFacesInImage, image=images, detector=detector, restorer=restorer)
+    assert [name for name, _ in models.loaded] == ["bundled", "posefr-256", "tight", "blind"]
+    assert [len(models.detectors[name].calls) for name in ("bundled", "blind")] == [2, 1]
+    assert models.restorers["tight"].batches
+    first, again = (run(nodes.LoadDetector, detector="blind").args[0] for _ in range(2))
+    assert first is again
+
+
+def test_the_folders_of_the_host_are_searched_as_they_are_now(nodes, comfy, models, monkeypatch):
+    monkeypatch.setitem(comfy.folders.folder_names_and_paths, "facedetection", (["/elsewhere/faces"], set()))
+    run(nodes.LoadDetector, detector="bundled")
+    expected = ["/elsewhere/faces", "models/facedetection", "models/facexlib", "models/posefr"]
+    assert models.loaded[0][1]["folders"] == tuple(map(Path, expected))
+    monkeypatch.setitem(comfy.folders.folder_names_and_paths, "facedetection", (["/moved"], set()))
+    run(nodes.LoadDetector, detector="bundled")
+    assert models.loaded[1][1]["folders"][0] == Path("/moved")
+
+
+def test_our_folder_extends_what_the_user_configured(nodes, comfy, monkeypatch):
+    monkeypatch.setattr(comfy.folders, "folder_names_and_paths", {"posefr": (["/mine"], set())})
+    nodes.host.register_folders()
+    nodes.host.register_folders()
+    paths, extensions = comfy.folders.folder_names_and_paths["posefr"]
+    assert paths == ["/mine", str(Path("models/posefr"))]
+    assert extensions == comfy.folders.supported_pt_extensions
+
+
+# Wrong connections, one sentence each
+
+
+def test_faces_of_another_image_are_refused(nodes, images, faces):
+    with pytest.raises(nodes.PoseFRError, match="found in 2 images of 160x128 px, but this image is 1 of 160x128 px"):
+        run(nodes.CropFaces, image=images[:1], faces=faces)
+
+
+def test_too_few_restored_faces_are_refused(nodes, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces).args
+    with pytest.raises(nodes.PoseFRError, match="3 faces came from Crop Faces, but restored brings 2 images"):
+        run(nodes.PasteFaces, image=images, crops=crops, restored=cut[:2])
+
+
+def test_crops_in_the_wrong_alignment_are_refused(nodes, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, alignment="template5").args
+    with pytest.raises(nodes.PoseFRError, match='aligned as "template5", but own was trained on "ffhq"'):
+        run(nodes.RestoreFaces, restorer=hosted(nodes, Restorer("own")), images=cut, crops=crops)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (1, 8, 8, 2), (8, 8, 3), (0, 8, 8, 3), (1, 0, 8, 3)])
+def test_images_of_another_shape_are_refused(nodes, models, shape):
+    with pytest.raises(nodes.PoseFRError, match="shape"):
+        run(nodes.RestoreFacesInImage, image=torch.zeros(shape))
