@@ -1,0 +1,221 @@
+"""A RetinaFace network behind one small interface: images in, Faces out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import PoseFRError
+from ..faces import Faces
+from ..pose import estimate_pose
+from .inference import Candidates, find_candidates
+from .networks import build_network
+from .releases import BUNDLED, RELEASES, cache_folder, find_file, names_in
+from .releases import download as fetch
+from .suppression import suppress
+from .weights import architecture_of, read_state, read_weights
+
+__all__ = ["Detector", "detector_names", "load_detector"]
+
+_TILTED = 45.0  # degrees of roll above which another of the angles sees the face nearer to upright
+_TILT_PENALTY = 0.5
+
+
+class Detector:
+    """Finds faces.
+
+    Attributes:
+        name: what it was loaded as.
+        network: the RetinaFace module. A host may move it between devices; it is used where its parameters are.
+    """
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        self.name = name
+        self.network = network.eval()
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        images: Tensor,
+        *,
+        threshold: float = 0.5,
+        size: int = 640,
+        angles: Sequence[int] = (0,),
+        batch: int = 8,
+        on_chunk: Callable[[int, int], None] | None = None,
+    ) -> Faces:
+        """Find the faces in a batch of images.
+
+        Args:
+            images: [B, H, W, 3] RGB, 0..1, on any device.
+            threshold: 0..1, the least confidence.
+            size: px; images whose longer side is larger are scaled down to it first, with antialiasing. 0: never.
+            angles: degrees, of 0, 90, 180 and 270: the images are looked at turned by each, and a face seen several
+                times is given once. Its landmarks are named as they are when it stands upright.
+            batch: how many images go through the network at a time.
+            on_chunk: called with chunks done and chunks in all; may raise to stop.
+
+        Returns:
+            Faces on the images' device, in order of frame and then of falling score, in px of the images.
+
+        Raises:
+            PoseFRError: images of another shape, or an argument outside its range.
+        """
+        _check(images, threshold, size, angles, batch)
+        frames, height, width, _ = images.shape
+        starts = range(0, frames, batch)
+        total, done = len(starts) * len(angles), 0
+        sets = []
+        for start in starts:
+            chunk = _shrink(images[start : start + batch], size, self._device())
+            small = chunk.shape[3], chunk.shape[2]
+            scale = torch.tensor([width / small[0], height / small[1]], device=chunk.device)
+            views = []
+            for angle in angles:
+                turned = torch.rot90(chunk, k=angle // 90, dims=(2, 3))
+                views.append([_turn_back(c, angle, small) for c in find_candidates(self.network, turned, threshold)])
+                done += 1
+                if on_chunk is not None:
+                    on_chunk(done, total)
+            for offset, seen in enumerate(zip(*views, strict=True)):
+                merged = _merge(seen, angles)
+                sets.append((start + offset, merged, scale))
+        return _faces(sets, (height, width), frames, images.device)
+
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+
+def detector_names(folders: Sequence[Path] = ()) -> list[str]:
+    """What `load_detector` can be asked for: "bundled", the public releases, and RetinaFace files in the folders."""
+    return ["bundled", *RELEASES, *names_in(folders)]
+
+
+def load_detector(
+    name_or_path: str | Path = "bundled",
+    *,
+    device: torch.device | str | None = None,
+    folders: Sequence[Path] = (),
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Detector:
+    """Load a detector.
+
+    Args:
+        name_or_path: one of `detector_names(folders)`, or a path to a .safetensors or .pth file.
+        device: where its network goes; the CPU if None.
+        folders: the host's model folders, looked into first.
+        download: fetch a public release that is not there, into the first of the folders, or the user's cache folder.
+        progress: called with bytes done and bytes in all during a download; may raise to stop.
+
+    Raises:
+        PoseFRError: the name is unknown, its file is absent, or the file does not hold a RetinaFace.
+    """
+    name = str(name_or_path)
+    path = _locate(name, [Path(f) for f in folders], download, progress)
+    state = read_state(path)
+    architecture = architecture_of(state, path)
+    if name in RELEASES and architecture != name:
+        raise PoseFRError(f"{path} holds a RetinaFace {architecture}, expected was {name}; replace the file.")
+    network = build_network(architecture)
+    read_weights(network, path, architecture, state)
+    return Detector(name, network if device is None else network.to(device))
+
+
+def _locate(
+    name: str, folders: list[Path], download: bool, progress: Callable[[int, int], None] | None
+) -> Path:
+    if name == "bundled":
+        return BUNDLED
+    places = folders or [cache_folder()]
+    if (found := find_file(name, places)) is not None:
+        return found
+    if (release := RELEASES.get(name)) is not None:
+        if download:
+            return fetch(release, places[0], progress)
+        raise PoseFRError(
+            f"The detector {name} is not in {', '.join(map(str, places))}; fetch {release.url} and put it there, "
+            'or pick "bundled".'
+        )
+    if Path(name).suffix in (".pth", ".safetensors"):
+        return Path(name)
+    raise PoseFRError(
+        f"There is no detector named {name!r}; there are {', '.join(detector_names(folders))}, "
+        "or give the path of a .pth or .safetensors file."
+    )
+
+
+def _check(images: Tensor, threshold: float, size: int, angles: Sequence[int], batch: int) -> None:
+    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
+        raise PoseFRError(f"Images of the shape {list(images.shape)} were given; expected were [B, H, W, 3].")
+    if not images.is_floating_point():
+        raise PoseFRError(f"Images of the type {images.dtype} were given; expected were floats of 0..1.")
+    if not 0 <= threshold <= 1 or size < 0 or batch < 1:
+        raise PoseFRError(
+            f"threshold {threshold}, size {size}, batch {batch}: expected were 0..1, 0 or more, and 1 or more."
+        )
+    if not angles or any(angle not in (0, 90, 180, 270) for angle in angles):
+        raise PoseFRError(f"The angles {list(angles)} were given; expected were some of 0, 90, 180 and 270.")
+
+
+def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
+    """[B, H, W, 3] as [B, 3, h, w] float32 on the device, the longer side at most `size` px if that is not 0."""
+    pixels = images.to(device, torch.float32).permute(0, 3, 1, 2)
+    height, width = pixels.shape[2:]
+    longer = max(height, width)
+    if not size or longer <= size:
+        return pixels
+    small = max(1, round(height * size / longer)), max(1, round(width * size / longer))
+    return functional.interpolate(pixels, small, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _turn_back(found: Candidates, angle: int, size: tuple[int, int]) -> Candidates:
+    """Candidates of the picture turned anticlockwise by `angle`, in px of the unturned one of `size` (width, height)."""
+    if angle == 0:
+        return found
+    corners = _turn_points(found.boxes.view(-1, 2, 2), angle, size)
+    boxes = torch.cat((corners.amin(1), corners.amax(1)), dim=1)
+    return Candidates(boxes, _turn_points(found.landmarks, angle, size), found.scores)
+
+
+def _turn_points(points: Tensor, angle: int, size: tuple[int, int]) -> Tensor:
+    (x, y), (width, height) = points.unbind(-1), size
+    turned = {90: (width - y, x), 180: (width - x, height - y), 270: (y, height - x)}[angle]
+    return torch.stack(turned, dim=-1)
+
+
+def _merge(seen: Sequence[Candidates], angles: Sequence[int]) -> Candidates:
+    """One set from those of all angles. Of the finds of one face that one wins in whose view it is upright."""
+    if len(seen) == 1:
+        return seen[0]
+    rank = torch.cat([c.scores - _TILT_PENALTY * _tilted(c, angle) for c, angle in zip(seen, angles, strict=True)])
+    boxes, landmarks, scores = (torch.cat([getattr(c, k) for c in seen]) for k in ("boxes", "landmarks", "scores"))
+    kept = suppress(boxes, rank)
+    kept = kept[torch.argsort(scores[kept], descending=True, stable=True)]
+    return Candidates(boxes[kept], landmarks[kept], scores[kept])
+
+
+def _tilted(found: Candidates, angle: int) -> Tensor:
+    """[N] 1 where the line from eyes to mouth was turned by more than 45 degrees in the view at `angle`, else 0."""
+    points = found.landmarks
+    down = (points[:, 3] + points[:, 4] - points[:, 0] - points[:, 1]) / 2
+    roll = torch.rad2deg(torch.atan2(-down[:, 0], down[:, 1])) - angle
+    return ((((roll + 180) % 360) - 180).abs() > _TILTED).float()
+
+
+def _faces(
+    sets: list[tuple[int, Candidates, Tensor]], image_size: tuple[int, int], frames: int, device: torch.device
+) -> Faces:
+    """Join what was found in each frame, scaled to the images."""
+    if not sets or not sum(len(found.scores) for _, found, _ in sets):
+        return Faces.empty(image_size, frames, device)
+    boxes = torch.cat([found.boxes * scale.repeat(2) for _, found, scale in sets])
+    landmarks = torch.cat([found.landmarks * scale for _, found, scale in sets])
+    scores = torch.cat([found.scores for _, found, _ in sets])
+    frame = torch.cat([torch.full((len(found.scores),), index) for index, found, _ in sets])
+    pose = estimate_pose(landmarks)
+    return Faces.make(frame, boxes, landmarks, scores, image_size, frames, pose=pose).to(device)

@@ -1,0 +1,55 @@
+"""One forward pass of a RetinaFace network: images in, candidates out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .priors import decode_boxes, decode_landmarks, prior_boxes
+from .suppression import suppress
+
+__all__ = ["Candidates", "find_candidates", "network_input"]
+
+_MEAN_BGR = (104.0, 117.0, 123.0)  # what the public RetinaFace releases were trained with
+_MOST_CANDIDATES = 2000
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N faces found in one image: boxes [N, 4], landmarks [N, 5, 2] (both px of that image), scores [N], best first."""
+
+    boxes: Tensor
+    landmarks: Tensor
+    scores: Tensor
+
+
+def network_input(images: Tensor) -> Tensor:
+    """RGB images [B, 3, H, W] of 0..1 as the networks take them: BGR, 0..255 less the mean."""
+    mean = torch.tensor(_MEAN_BGR, device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
+    return images.flip(1) * 255 - mean
+
+
+def find_candidates(network: nn.Module, images: Tensor, threshold: float) -> list[Candidates]:
+    """Run the network on a batch and decode what it found, one set per image, overlapping finds removed.
+
+    Args:
+        network: a RetinaFace as `networks.build_network` makes it, in evaluation mode.
+        images: [B, 3, H, W] RGB 0..1, on the network's device; converted to its dtype.
+        threshold: 0..1, the least score.
+    """
+    parameter = next(network.parameters())
+    encoded_boxes, classes, encoded_landmarks = network(network_input(images.float()).to(parameter.dtype))
+    priors = prior_boxes(images.shape[2], images.shape[3]).to(parameter.device)
+    found = []
+    for box, score, landmarks in zip(
+        encoded_boxes.float(), classes[..., 1].float(), encoded_landmarks.float(), strict=True
+    ):
+        index = torch.nonzero(score >= threshold).flatten()
+        if len(index) > _MOST_CANDIDATES:
+            index = index[score[index].topk(_MOST_CANDIDATES).indices]
+        boxes, scores = decode_boxes(box[index], priors[index]), score[index]
+        kept = suppress(boxes, scores)
+        found.append(Candidates(boxes[kept], decode_landmarks(landmarks[index[kept]], priors[index[kept]]), scores[kept]))
+    return found

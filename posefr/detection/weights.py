@@ -1,0 +1,104 @@
+"""Reading and writing the weights of RetinaFace networks, with one clear sentence for every file that will not do."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PoseFRError
+
+__all__ = ["architecture_of", "read_state", "read_weights", "write_weights"]
+
+_TELLING_KEYS = {"mobile0.25": "body.stage1.0.0.weight", "resnet50": "body.layer2.0.conv1.weight"}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, or a .pth, file; the latter only as plain tensors, never as arbitrary pickled code.
+
+    Raises:
+        PoseFRError: the file is missing, cut short, or holds something else.
+    """
+    if not path.is_file():
+        raise PoseFRError(f"There is no detector file {path}; pick another detector or put the file there.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise _unreadable(path) from error
+    except Exception as error:  # safetensors' own error derives from Exception alone
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise _unreadable(path) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise PoseFRError(f"{path} holds no plain weights; a RetinaFace detector of facexlib was expected.")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _unreadable(path: Path) -> PoseFRError:
+    return PoseFRError(
+        f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights: it is cut short or no weights file; "
+        "delete it and fetch it again."
+    )
+
+
+def architecture_of(state: dict[str, Tensor], path: Path) -> str:
+    """Which architecture the tensors belong to. Raises PoseFRError, naming the file, if to none that is known."""
+    for architecture, key in _TELLING_KEYS.items():
+        if key in state:
+            return architecture
+    known = " or ".join(_TELLING_KEYS)
+    raise PoseFRError(f"{path} is no face detector that PoseFR knows; weights of facexlib's RetinaFace {known} were expected.")
+
+
+def read_weights(network: nn.Module, path: Path, architecture: str, state: dict[str, Tensor] | None = None) -> None:
+    """Load a file into a network of `architecture`, strictly: all names and shapes must agree.
+
+    Args:
+        network: as `networks.build_network(architecture)` makes it.
+        path: a .safetensors or .pth file.
+        architecture: its name, for the message.
+        state: what `read_state(path)` gave, if it was called already.
+
+    Raises:
+        PoseFRError: the file cannot be read, or is another network's.
+    """
+    state = read_state(path) if state is None else state
+    own = network.state_dict()
+    wrong = sorted(own.keys() ^ state.keys())
+    wrong += [name for name in own if name in state and own[name].shape != state[name].shape]
+    if wrong:
+        raise PoseFRError(
+            f"{path} does not fit RetinaFace {architecture}: {len(wrong)} tensors are missing, too many or of another "
+            f"shape, among them {wrong[0]}; pick the detector that the file was made for."
+        )
+    network.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, strict=True)
+
+
+def write_weights(network: nn.Module, architecture: str, path: Path, metadata: dict[str, str]) -> None:
+    """Write a network as safetensors, whole or not at all: convolutions in fp16, normalisation in fp32.
+
+    Args:
+        network: the weights to write.
+        architecture: its name, kept in the metadata.
+        path: where to; written beside and renamed.
+        metadata: more facts to keep with the weights.
+    """
+    from safetensors.torch import save_file
+
+    state = {
+        name: (value.half() if value.ndim == 4 else value).detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+    }
+    partial = path.with_name(path.name + ".part")
+    save_file(state, partial, {"format": "pt", "architecture": architecture, **metadata})
+    partial.replace(path)
