@@ -25,6 +25,7 @@ __all__ = [
     "check_images",
     "crop_faces",
     "invert_similarity",
+    "resample",
     "sample_crops",
     "transform_scale",
 ]
@@ -44,6 +45,9 @@ _TEMPLATE5_SIZE = 512.0
 # A face whose landmarks fall together still gets a crop of some extent, so that no transform is ever singular.
 _MIN_SIDE = 1.0
 
+_LOBES = 3  # of the Lanczos kernel
+_PLAIN_STEP = 1.02  # px of the source per px of the target up to which interpolation alone does not alias
+
 
 def alignment_transform(landmarks: Tensor, size: int, frame: str = "ffhq") -> Tensor:
     """The similarity that takes each face from its image into an upright crop.
@@ -51,8 +55,8 @@ def alignment_transform(landmarks: Tensor, size: int, frame: str = "ffhq") -> Te
     `ffhq` is the oriented square of the FFHQ data set (Karras et al. 2019; NVlabs/ffhq-dataset, download_ffhq.py): its
     x axis runs along eye_to_eye - rot90(eye_to_mouth), half its side is max(2 |eye_to_eye|, 1.8 |eye_to_mouth|), and
     its centre lies at the middle of the eyes plus 0.1 eye_to_mouth. A profile keeps its scale, since the longer of the
-    two distances sets it. `template5` is the least-squares similarity without reflection (Umeyama 1991, in two dimensions)
-    from the five landmarks to the template that GFPGAN-like networks were trained with.
+    two distances sets it. `template5` is the least-squares similarity without reflection (Umeyama 1991, in two
+    dimensions) from the five landmarks to the template that GFPGAN-like networks were trained with.
 
     Args:
         landmarks: [N, 5, 2], px, continuous image coordinates: left eye, right eye, nose, left and right mouth corner.
@@ -207,7 +211,7 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
     """Sample square crops under given transforms; only each crop's own region of its image is read.
 
     Args:
-        images: [B, H, W, C] floats, C >= 3.
+        images: [B, H, W, C] floats, C >= 3. What is not finite counts as black.
         frame_index: [N] the image that each crop is taken from, 0..B-1.
         transforms: [N, 2, 3] image to crop.
         size: side of the crops in px.
@@ -223,36 +227,29 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
     frames = frame_index.tolist()
     if frames and not 0 <= min(frames) <= max(frames) < images.shape[0]:
         raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {images.shape[0]} images.")
-    centres = torch.arange(size, dtype=torch.float32, device=images.device) + 0.5
     for i, matrix in enumerate(invert_similarity(transforms.double()).tolist()):
-        (xx, xy, x0), (yx, yy, y0) = matrix
-        step = math.hypot(xx, yx)
-        left, right, fold_x = _source_span(*_reach(xx, xy, x0, size), width, step)
-        top, bottom, fold_y = _source_span(*_reach(yx, yy, y0, size), height, step)
+        step = math.hypot(matrix[0][0], matrix[1][0])
+        left, right, fold_x = _source_span(*_reach(matrix[0], size), width, step)
+        top, bottom, fold_y = _source_span(*_reach(matrix[1], size), height, step)
         region = images[frames[i], top:bottom, left:right, :3].movedim(2, 0)[None].float()
-        xs, ys = (
-            _positions(xx, xy, x0, centres, width if fold_x else 0, left),
-            _positions(yx, yy, y0, centres, height if fold_y else 0, top),
-        )
-        grid = torch.stack([xs * (2 / (right - left)) - 1, ys * (2 / (bottom - top)) - 1], dim=2)[None]
-        sample = F.grid_sample(
-            reduce_resolution(region, step), grid, mode="bicubic", padding_mode="reflection", align_corners=False
-        )
-        crops[i] = sample[0].movedim(0, 2)
+        mirror = (width if fold_x else 0, height if fold_y else 0)
+        crop = resample(region.nan_to_num(0, 0, 0), matrix, (0, 0, size, size), corner=(left, top), mirror=mirror)
+        crops[i] = crop[0].movedim(0, 2)
     return crops.clamp_(0, 1)
 
 
-def _reach(along_u: float, along_v: float, shift: float, size: int) -> tuple[float, float]:
-    """The lowest and highest image coordinate, on one axis, of a crop's square."""
-    low = shift + size * (min(along_u, 0) + min(along_v, 0))
-    return low, low + size * (abs(along_u) + abs(along_v))
+def _reach(row: list[float], size: int) -> tuple[float, float]:
+    """The lowest and highest image coordinate, on one axis, that a crop and the taps around it ask for."""
+    along_u, along_v, shift = row
+    first, extent = -_LOBES, size + 2 * _LOBES
+    low = shift + first * (along_u + along_v) + extent * (min(along_u, 0) + min(along_v, 0))
+    return low, low + extent * (abs(along_u) + abs(along_v))
 
 
 def _source_span(low: float, high: float, length: int, step: float) -> tuple[int, int, bool]:
     """The pixels that a crop reaching from low to high needs on one axis, and whether it leaves the image there.
 
-    What leaves the image is mirrored at its border, again and again. The margin covers the taps of the low-pass filter
-    and of the interpolation: two samples each, one sample being `step` px or at least one px.
+    What leaves the image is mirrored at its border, again and again.
     """
     leaves = low < 0 or high > length
     if leaves:
@@ -260,24 +257,71 @@ def _source_span(low: float, high: float, length: int, step: float) -> tuple[int
             min(max(low, 0.0), 2 * length - high) if high > length else 0.0,
             max(min(high, length), -low) if low < 0 else float(length),
         )
-    margin = 4 * max(step, 1.0)
+    margin = 2 + 2 * step  # taps of the interpolation, and of the reduction before it
     first = min(max(math.floor(low - margin), 0), length - 1)
     last = max(min(math.ceil(high + margin), length), first + 1)
     return first, last, leaves
 
 
-def _positions(along_u: float, along_v: float, shift: float, centres: Tensor, fold: int, first: int) -> Tensor:
-    """[S, S] image coordinates on one axis of a crop's pixel centres, mirrored into 0..fold, counted from `first`."""
-    if not fold:
-        return (along_u * centres)[None, :] + (along_v * centres + (shift - first))[:, None]
-    position = (along_u * centres)[None, :] + (along_v * centres + shift)[:, None]
-    return fold - (position.remainder(2 * fold) - fold).abs() - first
+def resample(
+    source: Tensor,
+    matrix: list[list[float]],
+    target: tuple[int, int, int, int],
+    *,
+    corner: tuple[int, int] = (0, 0),
+    mirror: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Sample a picture on a rectangle of another one's pixels, sharp and without aliasing.
+
+    Where a target pixel spans no more than one source pixel, this is bicubic interpolation. Where it spans more, the
+    picture is interpolated at twice the target's resolution and brought down by a Lanczos kernel of three lobes in the
+    target's own axes; what spans more than two source pixels is reduced to two first.
+
+    Args:
+        source: [1, C, h, w] float32, a window of a picture, or all of it; mirrored at its borders.
+        matrix: two rows of three numbers, the similarity from target coordinates to the picture's.
+        target: x, y, width and height of the rectangle in target px.
+        corner: x and y of the window's first pixel in the picture.
+        mirror: width and height of the picture, to fold coordinates at its borders before the window is looked up; 0
+            where they stay inside, or where the window is the picture.
+
+    Returns:
+        [1, C, height, width] float32.
+    """
+    height, width = source.shape[2:]
+    step = math.hypot(matrix[0][0], matrix[1][0])
+    fine = step > _PLAIN_STEP
+    if step > 2:
+        smaller = (max(1, round(2 * height / step)), max(1, round(2 * width / step)))
+        source = F.interpolate(source, size=smaller, mode="bicubic", antialias=True, align_corners=False)
+    columns = _centres(target[0], target[2], fine, source.device)
+    rows = _centres(target[1], target[3], fine, source.device)
+    grid = torch.empty((1, len(rows), len(columns), 2), device=source.device)
+    for axis, (along_x, along_y, shift) in enumerate(matrix):
+        period, first, length = mirror[axis], corner[axis], (width, height)[axis]
+        if period:
+            place = (along_x * columns)[None, :] + (along_y * rows + shift)[:, None]
+            place = period - (place.remainder(2 * period) - period).abs() - first
+        else:
+            place = (along_x * columns)[None, :] + (along_y * rows + (shift - first))[:, None]
+        grid[0, :, :, axis] = place.mul_(2 / length).sub_(1)
+    sample = F.grid_sample(source, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return _halve(sample) if fine else sample
 
 
-def reduce_resolution(pictures: Tensor, step: float) -> Tensor:
-    """Low-pass filter [N, C, H, W] to the resolution that samples `step` px apart can carry; unchanged up to 1."""
-    if step <= 1:
-        return pictures
-    height, width = pictures.shape[2:]
-    smaller = (max(1, round(height / step)), max(1, round(width / step)))
-    return F.interpolate(pictures, size=smaller, mode="bicubic", antialias=True, align_corners=False)
+def _centres(first: int, count: int, fine: bool, device: torch.device) -> Tensor:
+    """Pixel centres of `count` px from `first`; at twice the resolution and with room for the Lanczos taps if fine."""
+    if not fine:
+        return torch.arange(count, dtype=torch.float32, device=device) + (first + 0.5)
+    room = 2 * _LOBES - 1
+    return torch.arange(-room, 2 * count + room, dtype=torch.float32, device=device) / 2 + (first + 0.25)
+
+
+def _halve(pictures: Tensor) -> Tensor:
+    """Lanczos reduction [N, C, 2h + 4 lobes - 2, 2w + ...] to [N, C, h, w]."""
+    channels = pictures.shape[1]
+    distance = (torch.arange(4 * _LOBES, dtype=torch.float32, device=pictures.device) + 0.5) / 2 - _LOBES
+    kernel = torch.sinc(distance) * torch.sinc(distance / _LOBES)
+    kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    narrow = F.conv2d(pictures, kernel, stride=(1, 2), groups=channels)
+    return F.conv2d(narrow, kernel.transpose(2, 3), stride=(2, 1), groups=channels)
