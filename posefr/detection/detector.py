@@ -126,9 +126,7 @@ def load_detector(
     return Detector(name, network if device is None else network.to(device))
 
 
-def _locate(
-    name: str, folders: list[Path], download: bool, progress: Callable[[int, int], None] | None
-) -> Path:
+def _locate(name: str, folders: list[Path], download: bool, progress: Callable[[int, int], None] | None) -> Path:
     if name == "bundled":
         return BUNDLED
     places = folders or [cache_folder()]
@@ -174,7 +172,7 @@ def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
 
 
 def _turn_back(found: Candidates, angle: int, size: tuple[int, int]) -> Candidates:
-    """Candidates of the picture turned anticlockwise by `angle`, in px of the unturned one of `size` (width, height)."""
+    """What was found in the picture turned anticlockwise by `angle`, in px of the unturned one (width, height)."""
     if angle == 0:
         return found
     corners = _turn_points(found.boxes.view(-1, 2, 2), angle, size)

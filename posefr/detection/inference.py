@@ -51,5 +51,6 @@ def find_candidates(network: nn.Module, images: Tensor, threshold: float) -> lis
             index = index[score[index].topk(_MOST_CANDIDATES).indices]
         boxes, scores = decode_boxes(box[index], priors[index]), score[index]
         kept = suppress(boxes, scores)
-        found.append(Candidates(boxes[kept], decode_landmarks(landmarks[index[kept]], priors[index[kept]]), scores[kept]))
+        index = index[kept]
+        found.append(Candidates(boxes[kept], decode_landmarks(landmarks[index], priors[index]), scores[kept]))
     return found

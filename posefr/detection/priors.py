@@ -1,7 +1,7 @@
 """RetinaFace's prior boxes, and the coding of boxes and landmarks relative to them.
 
-Sizes, strides and variances are those of the public Pytorch_Retinaface configuration, which facexlib's networks use. All
-coordinates are px of the network's input, continuous (a pixel's centre is at +0.5).
+Sizes, strides and variances are those of the public Pytorch_Retinaface configuration, which facexlib's networks use.
+All coordinates are px of the network's input, continuous (a pixel's centre is at +0.5).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIZE_VARIANCE = 0.2
 
 @lru_cache(maxsize=8)
 def prior_boxes(height: int, width: int) -> Tensor:
-    """The priors of an input of height x width px: [P, 3] float32 on the CPU: centre x, centre y, side (they are square).
+    """The priors of an input of height x width px: [P, 3] float32 on the CPU, centre x, centre y, side of a square.
 
     The order is that of the network's outputs: stride, row, column, size. Treat the result as read-only: it is cached.
     """

@@ -1,8 +1,8 @@
 """Where detector weights come from: the host's folders, what is bundled, and the public releases.
 
-Facts of the releases. detection_Resnet50_Final.pth and detection_mobilenet0.25_Final.pth are assets of facexlib's release
-v0.1.0; the latter's size and SHA-256 agree in facexlib's package for Arch Linux (which pins that very address) and in
-several public mirrors of the same file.
+detection_Resnet50_Final.pth and detection_mobilenet0.25_Final.pth are assets of facexlib's release v0.1.0. Both SHA-256
+are the ones that a public Arch Linux package of facexlib 0.2.5 pins for these very addresses; the small file's, and its
+size, are also those that public mirrors give for Pytorch_Retinaface's mobilenet0.25_Final.pth.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def find_file(name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def names_in(folders: Sequence[Path]) -> list[str]:
-    """The names of the files in the folders that may be detectors: RetinaFace in any spelling, other than the releases'."""
+    """The files in the folders that have RetinaFace in their name and are none of the releases."""
     released = {file for release in RELEASES.values() for file in release.files}
     found = {
         path.name
@@ -132,8 +132,8 @@ def _receive(
 ) -> tuple[int, str]:
     """Copy the response, at most one chunk more than expected; the size and SHA-256 of what came."""
     digest, size = hashlib.sha256(), 0
-    request = urllib.request.Request(release.url, headers={"User-Agent": "posefr"})  # noqa: S310  (own constants)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
+    request = urllib.request.Request(release.url, headers={"User-Agent": "posefr"})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         while size <= release.size and (chunk := response.read(_CHUNK)):
             write(chunk)
             digest.update(chunk)

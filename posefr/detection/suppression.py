@@ -18,8 +18,8 @@ def overlaps(first: Tensor, second: Tensor) -> Tensor:
 def suppress(boxes: Tensor, rank: Tensor, iou: float = 0.4, nested: float = 0.85) -> Tensor:
     """Indices [K] of the boxes kept, the best ranked first.
 
-    Greedy: a box goes if a kept box of higher rank overlaps it by more than `iou` (intersection over union), or is larger
-    and covers more than the share `nested` of it.
+    Greedy: a box goes if a kept box of higher rank overlaps it by more than `iou` (intersection over union), or is
+    larger and covers more than the share `nested` of it.
 
     Args:
         boxes: [N, 4] x0 y0 x1 y1.

@@ -1,14 +1,15 @@
 """Makes `import torchvision` work where its compiled operators do not fit the installed torch.
 
 PyPI's torchvision for Linux is the CUDA build. Beside a CPU-only torch its operators cannot be loaded, and
-`import torchvision` dies with "operator torchvision::nms does not exist", because it registers fake kernels for operators
-that were never declared. facexlib needs only torchvision's Python parts, so declaring those operators is enough.
+`import torchvision` dies with "operator torchvision::nms does not exist", because it registers fake kernels for
+operators that were never declared. facexlib needs only torchvision's Python parts, so declaring those is enough.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def ensure_torchvision() -> None:
         _forget_torchvision()
         _declare_operators()
         # Set before torchvision's package runs: it asks once, while it is imported, whether its operators are there.
-        extension = importlib.import_module("torchvision.extension")
+        extension: Any = importlib.import_module("torchvision.extension")
         extension._has_ops = lambda: True
 
 
@@ -50,7 +51,7 @@ def _forget_torchvision() -> None:
 
 
 def _declare_operators() -> None:
-    library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901  (it must outlive this call)
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _DECLARATIONS.items():
         if not torch._C._dispatch_has_kernel(f"torchvision::{name}") and not hasattr(torch.ops.torchvision, name):
             library.define(schema)

@@ -17,7 +17,7 @@ _TELLING_KEYS = {"mobile0.25": "body.stage1.0.0.weight", "resnet50": "body.layer
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, or a .pth, file; the latter only as plain tensors, never as arbitrary pickled code.
+    """The tensors of a .safetensors or a .pth file; the latter only as plain tensors, never as pickled code.
 
     Raises:
         PoseFRError: the file is missing, cut short, or holds something else.
@@ -57,7 +57,7 @@ def architecture_of(state: dict[str, Tensor], path: Path) -> str:
         if key in state:
             return architecture
     known = " or ".join(_TELLING_KEYS)
-    raise PoseFRError(f"{path} is no face detector that PoseFR knows; weights of facexlib's RetinaFace {known} were expected.")
+    raise PoseFRError(f"{path} is no face detector that PoseFR knows; weights of RetinaFace {known} were expected.")
 
 
 def read_weights(network: nn.Module, path: Path, architecture: str, state: dict[str, Tensor] | None = None) -> None:

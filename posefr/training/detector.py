@@ -1,0 +1,300 @@
+"""Trains the bundled face detector: `python -m posefr.training.detector --faces DIR --reference FILE --out DIR`.
+
+The network is facexlib's RetinaFace mobile0.25 with random weights at the start; nothing is copied from the reference,
+which only says once where the faces in the photos are. Each step composes canvases from the photos, spoils them, and
+teaches the network to find the faces. The learning rate follows the time budget, so that a run of any length ends well.
+
+The output folder holds `state.pt` (to resume from), `log.jsonl`, and `detector.safetensors` (the averaged weights).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..detection.inference import find_candidates, network_input
+from ..detection.networks import build_network
+from ..detection.priors import prior_boxes
+from ..detection.suppression import overlaps
+from ..detection.weights import read_weights, write_weights
+from ..errors import PoseFRError
+from .detector_canvas import Canvas, compose, mirror
+from .detector_degradation import degrade
+from .detector_loss import Targets, detection_loss, match
+from .detector_photos import Photo, load_photos, read_manifest
+
+__all__ = ["main", "score_canvases", "train"]
+
+_ARCHITECTURE = "mobile0.25"
+_BOX_WEIGHT = 2.0
+_LEAST_SEEN = 9.0  # px of detail left in a face, below which it is neither face nor background
+_HELD_OUT = 40  # every 40th photo is kept for the score that the log shows
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run needs beside its photos: the numbers of the command line."""
+
+    minutes: float
+    canvas: int
+    batch: int
+    rate: float
+    warm_up: int
+    decay: float
+    ema: float
+    seed: int
+    bfloat16: bool
+    save_every: float
+
+
+def _batch(photos: Sequence[Photo], seed: int, step: int, size: int, count: int) -> tuple[Tensor, list[Targets]]:
+    """The canvases of one step [B, 3, S, S] RGB 0..1, and their targets; both depend on seed and step alone."""
+    rng = np.random.default_rng((seed, step))
+    priors = prior_boxes(size, size)
+    images, targets = [], []
+    for _ in range(count):
+        canvas = compose(photos, rng, size)
+        if rng.random() < 0.5:
+            canvas = mirror(canvas)
+        image, loss = degrade(canvas.image, rng)
+        sure = canvas.sure & (canvas.sizes() >= _LEAST_SEEN * loss)
+        boxes, landmarks = torch.from_numpy(canvas.boxes), torch.from_numpy(canvas.landmarks)
+        targets.append(match(boxes, landmarks, torch.from_numpy(sure), priors))
+        images.append(_pixels(image))
+    return torch.stack(images), targets
+
+
+def _pixels(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1).float() / 255
+
+
+@torch.no_grad()
+def _average(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average of the weights, and of the normalisation's statistics, towards the network's."""
+    own = dict(ema.state_dict())
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            own[name].lerp_(value, 1 - decay)
+        else:
+            own[name].copy_(value)
+
+
+@torch.inference_mode()
+def score_canvases(network: nn.Module, canvases: Sequence[Canvas], threshold: float = 0.5) -> dict[str, float]:
+    """Recall, false positives a canvas, and landmark error (share of the eye-to-mouth distance) on labelled canvases.
+
+    A find is right if it overlaps a labelled face by half (intersection over union); finds on faces that are not sure
+    do not count at all.
+    """
+    found = wanted = false = 0
+    errors: list[float] = []
+    for canvas in canvases:
+        answer = find_candidates(network, _pixels(canvas.image)[None], threshold)[0]
+        boxes = torch.from_numpy(canvas.boxes)
+        common = overlaps(answer.boxes, boxes)
+        area = (answer.boxes[:, 2:] - answer.boxes[:, :2]).prod(1)
+        iou = common / (area[:, None] + (boxes[:, 2:] - boxes[:, :2]).prod(1)[None] - common)
+        wanted += int(canvas.sure.sum())
+        if not len(boxes):
+            false += len(area)
+            continue
+        false += int(((common < 0.5 * area[:, None]).all(1) & (iou < 0.3).all(1)).sum())
+        if not len(area):
+            continue
+        best, index = iou.max(0)
+        for face in np.flatnonzero(canvas.sure & (best >= 0.5).numpy()):
+            found += 1
+            truth = torch.from_numpy(canvas.landmarks[face])
+            scale = ((truth[0] + truth[1]) / 2 - (truth[3] + truth[4]) / 2).norm()
+            errors.append(float((answer.landmarks[index[face]] - truth).norm(dim=1).mean() / scale.clamp_min(1e-3)))
+    return {
+        "recall": found / max(wanted, 1),
+        "false_per_canvas": false / max(len(canvases), 1),
+        "landmark_error": float(np.median(errors)) if errors else float("nan"),
+    }
+
+
+def _held_out_canvases(photos: Sequence[Photo], size: int) -> list[Canvas]:
+    """Fixed canvases, every second of them spoilt, of photos that are not trained on."""
+    rng = np.random.default_rng(2205)
+    canvases = []
+    for i in range(60):
+        canvas = compose(photos, rng, size)
+        if i % 2:
+            canvas.image, loss = degrade(canvas.image, rng)
+            canvas.sure = canvas.sure & (canvas.sizes() >= _LEAST_SEEN * loss)
+        canvases.append(canvas)
+    return canvases
+
+
+def train(photos: Sequence[Photo], recipe: Recipe, out: Path, metadata: dict[str, str], resume: bool) -> nn.Module:
+    """Train until the time budget is spent; returns the averaged network.
+
+    Args:
+        photos: at least 40; some are held out for the score in the log.
+        recipe: the numbers.
+        out: folder for the state, the log and the weights; made if absent.
+        metadata: strings stored with the weights.
+        resume: go on from `out`/state.pt; time already spent counts against the budget.
+
+    Raises:
+        PoseFRError: too few photos, or nothing to resume from.
+    """
+    if len(photos) < _HELD_OUT:
+        raise PoseFRError(f"The reference found faces in {len(photos)} photos; training needs at least {_HELD_OUT}.")
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    random.seed(recipe.seed)
+    network: Any = build_network(_ARCHITECTURE)
+    network.phase = "train"
+    network.train().to(memory_format=torch.channels_last)
+    ema: Any = copy.deepcopy(network).eval()
+    ema.phase = "test"
+    optimizer = torch.optim.AdamW(_groups(network, recipe.decay), lr=recipe.rate, betas=(0.9, 0.99))
+    step, spent = 0, 0.0
+    state_path = out / "state.pt"
+    if resume:
+        if not state_path.is_file():
+            raise PoseFRError(f"{state_path} does not exist, so there is nothing to resume; leave --resume out.")
+        state = torch.load(state_path, weights_only=True)
+        network.load_state_dict(state["network"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["seconds"]
+
+    held_out = _held_out_canvases(photos[::_HELD_OUT], recipe.canvas)
+    learnt = [p for i, p in enumerate(photos) if i % _HELD_OUT]
+    started, budget, saved = time.monotonic() - spent, recipe.minutes * 60, spent
+    sums: dict[str, float] = {}
+    with (out / "log.jsonl").open("a", encoding="utf-8") as log:
+        while spent < budget:
+            part = min(spent / budget, 1.0)
+            rate = recipe.rate * min(1.0, (step + 1) / recipe.warm_up) * max(0.01, 0.5 + 0.5 * math.cos(math.pi * part))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            images, targets = _batch(learnt, recipe.seed, step, recipe.canvas, recipe.batch)
+            inputs = network_input(images).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+                outputs = network(inputs)
+            terms = detection_loss(outputs, targets)
+            loss = _BOX_WEIGHT * terms["box"] + terms["face"] + terms["landmarks"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = float(nn.utils.clip_grad_norm_(network.parameters(), 10.0))
+            if math.isfinite(norm):
+                optimizer.step()
+                _average(ema, network, min(recipe.ema, (1 + step) / (10 + step)))
+            step += 1
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            sums["norm"] = sums.get("norm", 0.0) + min(norm, 1e3)
+            spent = time.monotonic() - started
+            if step % 100 == 0:
+                record = {"step": step, "minutes": round(spent / 60, 2), "rate": rate}
+                record |= {name: round(value / 100, 4) for name, value in sums.items()}
+                sums = {}
+                if step % 500 == 0:
+                    record |= {name: round(value, 4) for name, value in score_canvases(ema, held_out).items()}
+                print(json.dumps(record), file=log, flush=True)
+                print(json.dumps(record), flush=True)
+            if spent - saved > recipe.save_every * 60 or spent >= budget:
+                saved = spent
+                _save(out, network, ema, optimizer, step, spent, metadata)
+    return ema
+
+
+def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay for convolutions only, not for biases and normalisation."""
+    parameters = list(network.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _save(
+    out: Path,
+    network: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+    metadata: dict[str, str],
+) -> None:
+    state = {
+        "network": network.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    partial = out / "state.pt.part"
+    torch.save(state, partial)
+    partial.replace(out / "state.pt")
+    facts = {**metadata, "steps": str(step), "minutes": f"{seconds / 60:.0f}"}
+    write_weights(ema, _ARCHITECTURE, out / "detector.safetensors", facts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m posefr.training.detector", description="Trains a face detector.")
+    add = parser.add_argument
+    add("--faces", type=Path, required=True, help="folder of face photos with a manifest.csv")
+    add("--reference", type=Path, required=True, help="RetinaFace mobile0.25 weights that label the photos")
+    add("--out", type=Path, required=True, help="folder for the state, the log and the weights")
+    add("--minutes", type=float, default=90.0, help="time budget of the training itself (default: %(default)s)")
+    add("--resume", action="store_true", help="go on from the state in --out")
+    add("--threads", type=int, default=0, help="CPU threads; 0 for PyTorch's choice (default: %(default)s)")
+    add("--canvas", type=int, default=320, help="canvas side in px (default: %(default)s)")
+    add("--batch", type=int, default=16, help="canvases a step (default: %(default)s)")
+    add("--rate", type=float, default=3e-3, help="highest learning rate (default: %(default)s)")
+    add("--warm-up", type=int, default=300, help="steps until then (default: %(default)s)")
+    add("--decay", type=float, default=0.01, help="weight decay of AdamW (default: %(default)s)")
+    add("--ema", type=float, default=0.998, help="decay of the averaged weights (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--float32", action="store_true", help="no bfloat16 autocast")
+    add("--save-every", type=float, default=5.0, help="minutes between checkpoints (default: %(default)s)")
+    add("--every", type=int, default=1, help="take every n-th photo only (default: all)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    if args.threads:
+        import cv2
+
+        torch.set_num_threads(args.threads)
+        cv2.setNumThreads(args.threads)
+    recipe = Recipe(
+        args.minutes, args.canvas, args.batch, args.rate, args.warm_up, args.decay, args.ema, args.seed,
+        not args.float32, args.save_every,
+    )  # fmt: skip
+    try:
+        reference = build_network(_ARCHITECTURE)
+        read_weights(reference, args.reference, _ARCHITECTURE)
+        rows = read_manifest(args.faces)[:: args.every]
+        photos = list(load_photos(args.faces, rows, reference))
+        print(f"{len(photos)} of {len(rows)} photos labelled", flush=True)
+        metadata = {"data": f"{len(photos)} face photos", "seed": str(args.seed), "canvas": str(args.canvas)}
+        train(photos, recipe, args.out, metadata, args.resume)
+    except PoseFRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
