@@ -75,15 +75,18 @@ def load_photos(folder: Path, rows: list[dict[str, str]], reference: nn.Module, 
             yield photo
 
 
-def label_photo(image: NDArray[np.uint8], known: NDArray[np.float32], reference: nn.Module) -> Photo | None:
+def label_photo(
+    image: NDArray[np.uint8], known: NDArray[np.float32], reference: nn.Module, trusted: bool = True
+) -> Photo | None:
     """Label a photo with the reference's answers, seen as it is and mirrored; None if its subject is not found.
 
-    The subject's box is the mean of both answers, its landmarks the mean of both and of the known ones.
+    The subject's box is the mean of both answers; its landmarks too, with the known ones if those are trusted.
 
     Args:
         image: [H, W, 3] uint8, BGR.
         known: [5, 2] the subject's landmarks.
         reference: a RetinaFace network with weights.
+        trusted: False if `known` only tells roughly which of the faces is the subject.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
@@ -96,7 +99,8 @@ def label_photo(image: NDArray[np.uint8], known: NDArray[np.float32], reference:
     order = [first] + [i for i in range(len(plain.scores)) if i != first]
     boxes, landmarks, sure = plain.boxes[order], plain.landmarks[order], plain.scores[order] >= _SURE
     boxes[0] = (boxes[0] + mirrored.boxes[second]) / 2
-    landmarks[0] = (landmarks[0] + mirrored.landmarks[second] + target) / 3
+    answers = [landmarks[0], mirrored.landmarks[second]] + [target] * trusted
+    landmarks[0] = torch.stack(answers).mean(0)
     sure[0] = True
     return Photo(image, boxes.numpy(), landmarks.numpy(), sure.numpy())
 
