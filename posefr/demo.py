@@ -60,8 +60,8 @@ def _astronaut() -> Picture:
         from skimage import data
     except ImportError as error:
         raise PoseFRError(
-            "The demo's photo comes with scikit-image, which is not installed; run `pip install scikit-image` or name a "
-            "photo: posefr demo PHOTO."
+            "The demo's photo comes with scikit-image, which is not installed; run `pip install scikit-image` or name "
+            "a photo: posefr demo PHOTO."
         ) from error
     return Picture(data.astronaut())
 

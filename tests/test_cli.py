@@ -1,0 +1,262 @@
+"""The command line's mechanics, with a detector and a restorer whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeDetector, FakeRestorer
+from PIL import Image
+
+import posefr
+from posefr import cli
+from posefr.imagefiles import Picture, read_picture, write_picture
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch):
+    """Stand in for the weights. Returns what was asked for."""
+    asked = {}
+    import posefr.detection
+    import posefr.restoration
+
+    def detector(name, **options):
+        asked["detector"] = {"name": name, **options}
+        return FakeDetector()
+
+    def restorer(name, **options):
+        asked["restorer"] = {"name": name, **options}
+        return FakeRestorer()
+
+    monkeypatch.setattr(posefr.detection, "load_detector", detector)
+    monkeypatch.setattr(posefr.restoration, "load_restorer", restorer)
+    return asked
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """A grey-brown image of 96 x 64 px, wide enough for the fake detector's two faces."""
+    return _write(tmp_path / "in" / "photo.png", np.full((64, 96, 3), (120, 100, 80), np.uint8))
+
+
+def _write(path: Path, pixels: np.ndarray) -> Path:
+    write_picture(path, Picture(pixels))
+    return path
+
+
+def _run(*args) -> int:
+    return cli.main([str(a) for a in args])
+
+
+def _green(path: Path) -> np.ndarray:
+    """[H, W] how much greener than red the pixels are."""
+    pixels = read_picture(path).pixels.astype(int)
+    return pixels[..., 1] - pixels[..., 0]
+
+
+def test_a_file_is_restored_into_a_folder(photo, tmp_path, capsys):
+    assert _run("restore", photo, "-o", tmp_path / "out", "--color-match", "none", "--fidelity", 0) == cli.DONE
+    green = _green(tmp_path / "out" / "photo.png")
+    assert green[28, 80] > 100, "the right face is restored"
+    assert green[28, 12] > 100, "the left face too"
+    assert green[5, 48] == -20, "what lies between them is not touched"
+    assert "photo.png: 2 of 2 faces restored" in capsys.readouterr().out
+
+
+def test_only_counts_by_area_and_restores_one(photo, tmp_path):
+    assert _run("restore", photo, "-o", tmp_path / "out", "--only", 0, "--color-match", "none") == cli.DONE
+    green = _green(tmp_path / "out" / "photo.png")
+    assert green[28, 80] > 0
+    assert green[28, 12] == -20
+
+
+def test_strength_0_returns_the_input(photo, tmp_path):
+    assert _run("restore", photo, "-o", tmp_path / "same.png", "--strength", 0) == cli.DONE
+    np.testing.assert_array_equal(read_picture(tmp_path / "same.png").pixels, read_picture(photo).pixels)
+
+
+def test_the_outputs_suffix_sets_the_format(photo, tmp_path):
+    assert _run("restore", photo, "-o", tmp_path / "new" / "result.webp") == cli.DONE
+    with Image.open(tmp_path / "new" / "result.webp") as image:
+        assert image.format == "WEBP"
+
+
+def test_depth_and_alpha_go_through(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (64, 96, 4)).astype(np.uint16)
+    source = _write(tmp_path / "deep.png", pixels)
+    assert _run("restore", source, "-o", tmp_path / "out") == cli.DONE
+    back = read_picture(tmp_path / "out" / "deep.png").pixels
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back[..., 3], pixels[..., 3])
+    np.testing.assert_array_equal(back[:8], pixels[:8])
+    assert (back[28, 80, :3] != pixels[28, 80, :3]).any()
+
+
+def test_what_the_format_cannot_hold_is_said(tmp_path, capsys):
+    source = _write(tmp_path / "a.png", np.zeros((64, 96, 4), np.uint8))
+    assert _run("restore", source, "-o", tmp_path / "a.jpg") == cli.DONE
+    assert "jpg cannot hold its alpha" in capsys.readouterr().out
+
+
+def test_an_image_without_a_face_is_passed_through_byte_for_byte(tmp_path, capsys):
+    source = tmp_path / "small.jpg"
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(source, comment=b"kept")
+    assert _run("restore", source, "-o", tmp_path / "out", "--report", tmp_path / "r.json") == cli.DONE
+    assert (tmp_path / "out" / "small.jpg").read_bytes() == source.read_bytes()
+    assert "no face found, passed through" in capsys.readouterr().out
+    record = json.loads((tmp_path / "r.json").read_text())["images"][0]
+    assert (record["status"], record["found"], record["faces"]) == ("passed through", 0, [])
+
+
+def test_an_image_without_a_face_is_converted_if_asked(tmp_path):
+    source = _write(tmp_path / "small.png", np.full((20, 20, 3), 9, np.uint8))
+    assert _run("restore", source, "-o", tmp_path / "small.bmp") == cli.DONE
+    assert (read_picture(tmp_path / "small.bmp").pixels == 9).all()
+
+
+def test_an_unreadable_file_is_named_and_counted_and_the_others_go_on(photo, tmp_path, capsys):
+    bad = photo.with_name("bad.png")
+    bad.write_bytes(photo.read_bytes()[:60])
+    report = tmp_path / "report.json"
+    assert _run("restore", photo.parent, "-o", tmp_path / "out", "--report", report) == cli.SOME_FAILED
+    said = capsys.readouterr()
+    assert "bad.png is not an image that can be read" in said.err
+    assert "1 done, 1 failed" in said.out
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo.png"]
+    written = json.loads(report.read_text())
+    assert written["failed"] == 1
+    assert [r["status"] for r in written["images"]] == ["failed", "restored"]
+    assert "bad.png" in written["images"][0]["error"]
+
+
+def test_a_failure_of_pytorch_ends_that_files_work_alone(photo, tmp_path, monkeypatch, capsys):
+    def detect(self, images, **options):
+        raise RuntimeError("CUDA error: device lost")
+
+    monkeypatch.setattr(FakeDetector, "detect", detect)
+    assert _run("restore", photo, "-o", tmp_path / "out") == cli.SOME_FAILED
+    assert "photo.png: CUDA error: device lost" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_is_halved_when_memory_runs_out(photo, tmp_path, monkeypatch):
+    batches = []
+    detect = FakeDetector.detect
+
+    def hungry(self, images, **options):
+        batches.append(options["batch"])
+        if options["batch"] > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return detect(self, images, **options)
+
+    monkeypatch.setattr(FakeDetector, "detect", hungry)
+    assert _run("restore", photo, "-o", tmp_path / "out") == cli.DONE
+    assert batches == [8, 4, 2]
+
+
+def test_folders_keep_their_sub_folders_and_skip_what_is_hidden_or_written(photo, tmp_path):
+    folder = photo.parent
+    _write(folder / "sub" / "\u4eba\u50cf.JPG", np.zeros((64, 96, 3), np.uint8))
+    _write(folder / ".cache" / "x.png", np.zeros((64, 96, 3), np.uint8))
+    (folder / "notes.txt").write_text("no image")
+    out = folder / "restored"
+    for _ in range(2):  # the second run must not restore the first one's results
+        assert _run("restore", folder, "-o", out) == cli.DONE
+        assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == [
+            "photo.png",
+            str(Path("sub", "\u4eba\u50cf.JPG")),
+        ]
+
+
+@pytest.mark.parametrize("value", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(photo, tmp_path, capsys, value):
+    assert _run("restore", photo, "-o", tmp_path / "out", "--device", value) == cli.USAGE
+    assert f"posefr: The device '{value}' cannot be used here" in capsys.readouterr().err
+
+
+def test_nothing_starts_that_would_overwrite_an_input_or_another_output(photo, tmp_path, capsys):
+    other = _write(tmp_path / "other" / "photo.png", np.zeros((64, 96, 3), np.uint8))
+    (tmp_path / "empty").mkdir()
+    for args, words in {
+        (photo, "-o", photo.parent): "would be overwritten",
+        (photo, other, "-o", tmp_path / "out"): "would both be written to",
+        (photo, other, "-o", tmp_path / "out.png"): "expected a folder for several images",
+        (tmp_path / "empty", "-o", tmp_path / "out"): "holds no image",
+    }.items():
+        before = photo.read_bytes()
+        assert _run("restore", *args) == cli.USAGE
+        assert words in capsys.readouterr().err
+        assert photo.read_bytes() == before
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [("--strength", "1.5"), ("--fidelity", "x"), ("--mask", "star"), ("--size", "-1")])
+def test_an_option_out_of_range_is_wrong_usage(photo, option, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        _run("restore", photo, "-o", "out", *option)
+    assert stopped.value.code == cli.USAGE
+    assert option[0] in capsys.readouterr().err
+
+
+def test_weights_are_looked_up_where_comfyui_keeps_them(photo, tmp_path, models):
+    library = tmp_path / "models"
+    (library / "facedetection").mkdir(parents=True)
+    (library / "facerestore_models").mkdir()
+    given = ("--models", library, "--detector", "resnet50", "--restorer", "GFPGANv1.4.pth")
+    assert _run("restore", photo, "-o", tmp_path / "out", *given) == cli.DONE
+    assert models["detector"]["name"] == "resnet50"
+    assert models["detector"]["folders"] == [library / "facedetection", library]
+    assert models["restorer"]["name"] == "GFPGANv1.4.pth"
+    assert models["restorer"]["folders"] == [library / "facerestore_models", library]
+
+
+def test_the_report_tells_settings_and_faces(photo, tmp_path):
+    assert _run("restore", photo, "-o", tmp_path / "o", "--seed", 3, "--report", tmp_path / "r.json") == cli.DONE
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["posefr"] == posefr.__version__
+    assert report["settings"]["seed"] == 3
+    (image,) = report["images"]
+    assert image["input"] == str(photo)
+    assert image["output"] == str(tmp_path / "o" / "photo.png")
+    assert [f["box"] for f in image["faces"]] == [[68, 16, 92, 40], [4, 20, 20, 36]]
+    assert image["faces"][0]["index"] == 0
+    assert image["seconds"] >= 0
+
+
+def test_detect_lists_faces_and_draws_them(photo, tmp_path, capsys):
+    assert _run("detect", photo, "-o", tmp_path / "seen", "--report", tmp_path / "r.json") == cli.DONE
+    said = capsys.readouterr().out
+    assert "photo.png: 2 faces\n  0: 24 x 24 px at 68, 16, score 0.80, yaw unknown\n  1: 16 x 16 px at 4, 20" in said
+    drawn, given = (read_picture(p).pixels for p in (tmp_path / "seen" / "photo.png", photo))
+    assert (drawn[16, 70:90] != given[16, 70:90]).any(1).all(), "the upper edge of the larger face's box"
+    np.testing.assert_array_equal(drawn[50:], given[50:])
+    assert json.loads((tmp_path / "r.json").read_text())["images"][0]["status"] == "detected"
+
+
+def test_detect_writes_no_image_unasked(photo):
+    before = sorted(photo.parent.iterdir())
+    assert _run("detect", photo) == cli.DONE
+    assert sorted(photo.parent.iterdir()) == before
+
+
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run(
+        [sys.executable, "-m", "posefr", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"posefr {posefr.__version__}"
+
+
+def test_an_interruption_is_told_by_the_exit_status(photo, tmp_path, monkeypatch, capsys):
+    def detect(self, images, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeDetector, "detect", detect)
+    assert _run("restore", photo, "-o", tmp_path / "out") == cli.INTERRUPTED
+    assert "interrupted" in capsys.readouterr().err
