@@ -135,6 +135,10 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
         "--size", type=_whole(0, 16384), default=640,
         help="longer side in px that larger images are scaled down to for detection; 0 for full size (default 640)",
     )  # fmt: skip
+    group.add_argument(
+        "--angles", type=int, choices=(0, 90, 180, 270), nargs="+", default=[0],
+        help="also look at the image turned, for people lying down or upside down (default 0)",
+    )  # fmt: skip
     group.add_argument("--order", choices=ORDERS, default="area", help="how faces are counted (default area)")
     group.add_argument("--only", default="", metavar="INDICES", help='such as "0" or "0,2-4": these faces alone')
     _add_models(parser)
@@ -155,7 +159,7 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the network's noise (default 0)")
     group.add_argument("--mask", choices=MASKS, default="ellipse", help="what is pasted (default ellipse)")
     group.add_argument(
-        "--feather", type=_number(0, 100), default=8.0, help="soft border, per cent of the face (default 8)"
+        "--feather", type=_number(0, 50), default=8.0, help="soft border, per cent of the crop's side (default 8)"
     )
     group.add_argument("--color-match", choices=COLOR_MATCHES, default="mean_std", help="default mean_std")
 
@@ -199,6 +203,7 @@ def _restore(args: argparse.Namespace) -> int:
                 restorer=restorer,
                 threshold=args.threshold,
                 size=args.size,
+                angles=args.angles,
                 select={"order": args.order, "indices": args.only},
                 fidelity=args.fidelity,
                 seed=args.seed,
@@ -245,7 +250,9 @@ def _detect(args: argparse.Namespace) -> int:
         from .selection import select_faces
 
         picture = read_picture(job.source)
-        found = detector.detect(picture.image.to(_device(args.device)), threshold=args.threshold, size=args.size)
+        found = detector.detect(
+            picture.image.to(_device(args.device)), threshold=args.threshold, size=args.size, angles=args.angles
+        )
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
         if job.target is not None:

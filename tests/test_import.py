@@ -36,7 +36,9 @@ def test_the_import_alone_loads_neither_torch_nor_anything_heavy():
     assert _loaded("", ["torch", "numpy", "cv2", "PIL", "facexlib", "torchvision", "spandrel", "skimage"]) == []
 
 
-@pytest.mark.parametrize("use", ["[getattr(posefr, n) for n in posefr.__all__]", "import posefr.cli, posefr.imagefiles"])
+@pytest.mark.parametrize(
+    "use", ["[getattr(posefr, n) for n in posefr.__all__]", "import posefr.cli, posefr.imagefiles"]
+)
 def test_using_every_public_name_opens_no_connection_and_loads_no_network_library(use):
     assert _loaded(use, ["facexlib", "torchvision", "spandrel", "skimage", "numba"]) == []
 
