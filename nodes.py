@@ -266,12 +266,6 @@ def _paste_inputs() -> list[Any]:
             "from the picture, none pastes the colours as restored.",
             **RARE,
         ),
-        io.Mask.Input(
-            "custom_mask",
-            optional=True,
-            tooltip="Replaces the mask chosen above: white is pasted. Either one mask of the image's size (or one "
-            "per image), or one per crop.",
-        ),
     ]
 
 
@@ -651,6 +645,12 @@ class PasteFaces(_Node):
                     tooltip="From Restore Faces or any other node: one square image per face, of any size.",
                 ),
                 *_paste_inputs(),
+                io.Mask.Input(
+                    "custom_mask",
+                    optional=True,
+                    tooltip="Replaces the mask chosen above: white is pasted. Either one mask of the image's size (or one "
+                    "per image), or one per crop.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The image with its faces replaced."),
@@ -717,7 +717,7 @@ class RestoreFacesInImage(_Node):
                     tooltip="The network that finds faces. bundled needs no download.",
                 ),
                 _fidelity(),
-                *_paste_inputs()[:-1],
+                *_paste_inputs(),
                 _threshold(),
                 io.Int.Input(
                     "limit",

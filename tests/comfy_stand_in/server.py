@@ -1,5 +1,6 @@
-"""Stand-in: the line of text that a node shows after it ran. `notes` is for the tests."""
+"""Stand-in: the line of text that a node shows after it ran."""
 
+FOR_TESTS = ("notes",)
 notes: dict[str, str] = {}
 
 

@@ -1,7 +1,8 @@
-"""Stand-in: devices, loading and interruption. `loads`, `interrupted` and `emptied` are for the tests."""
+"""Stand-in: devices, loading and interruption."""
 
 import torch
 
+FOR_TESTS = ("loads", "interrupted", "emptied")
 loads: list[tuple] = []
 interrupted = False
 emptied = 0

@@ -1,5 +1,6 @@
-"""Stand-in: the progress bar of a node. `bars` is for the tests."""
+"""Stand-in: the progress bar of a node."""
 
+FOR_TESTS = ("bars",)
 bars: list["ProgressBar"] = []
 
 

@@ -16,14 +16,14 @@ class NumberDisplay(str, Enum):
 
 
 @dataclass
-class Input:
+class _Input:
     id: str
     optional: bool = False
     tooltip: str | None = None
 
 
 @dataclass
-class WidgetInput:
+class _WidgetInput:
     id: str
     default: Any = None
     tooltip: str | None = None
@@ -31,62 +31,62 @@ class WidgetInput:
 
 
 @dataclass
-class Output:
+class _Output:
     display_name: str | None = None
     tooltip: str | None = None
 
 
-class Socket:
+class _Socket:
     """A type of socket; `Input` and `Output` make one, as in the host."""
 
     io_type: str
-    Input: type = Input
-    Output: type = Output
+    Input: type = _Input
+    Output: type = _Output
 
 
 def Custom(io_type):
-    return type(io_type, (Socket,), {"io_type": io_type})
+    return type(io_type, (_Socket,), {"io_type": io_type})
 
 
 Image = Custom("IMAGE")
 Mask = Custom("MASK")
 
 
-class Int(Socket):
+class Int(_Socket):
     io_type = "INT"
 
     @dataclass
-    class Input(WidgetInput):
+    class Input(_WidgetInput):
         min: int | None = None
         max: int | None = None
         step: int | None = None
         control_after_generate: bool | None = None
 
 
-class Float(Socket):
+class Float(_Socket):
     io_type = "FLOAT"
 
     @dataclass
-    class Input(WidgetInput):
+    class Input(_WidgetInput):
         min: float | None = None
         max: float | None = None
         step: float | None = None
         display_mode: NumberDisplay | None = None
 
 
-class String(Socket):
+class String(_Socket):
     io_type = "STRING"
 
     @dataclass
-    class Input(WidgetInput):
+    class Input(_WidgetInput):
         pass
 
 
-class Combo(Socket):
+class Combo(_Socket):
     io_type = "COMBO"
 
     @dataclass
-    class Input(WidgetInput):
+    class Input(_WidgetInput):
         options: list[str] | None = None
 
 
@@ -109,9 +109,9 @@ class NodeOutput:
 
 
 @dataclass
-class HiddenHolder:
+class _HiddenHolder:
     unique_id: str
 
 
 class ComfyNode:
-    hidden: HiddenHolder
+    hidden: _HiddenHolder

@@ -1,0 +1,187 @@
+"""The pack in a real ComfyUI: it loads, its workflows run on photos, and it behaves when things go wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED
+from PIL import Image
+
+PHOTOS = ["whole_lq", "groups_detection", "diffusion_small_faces"]
+ALL_FACES = {
+    "order": "area",
+    "indices": "",
+    "limit": 0,
+    "min_size": 0,
+    "max_size": 0,
+    "min_confidence": 0.0,
+    "min_yaw": -180,
+    "max_yaw": 180,
+    "min_pitch": -180,
+    "max_pitch": 180,
+}
+PASTE = {"strength": 1.0, "mask": "ellipse", "feather": 8.0, "color_match": "mean_std"}
+DETECT = {"threshold": 0.5, "if_no_face": "pass the image through", "working_size": 640, "angles": "upright"}
+RESTORE = {"fidelity": 0.7, "seed": 0}
+
+
+def node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def composed(photo: str, detector: str = "bundled", indices: str = "") -> dict:
+    """LoadImage -> detect -> select -> crop -> restore -> paste -> SaveImage."""
+    return {
+        "load": node("LoadImage", image=photo),
+        "detector": node("PoseFRLoadDetector", detector=detector),
+        "restorer": node("PoseFRLoadRestorer", restorer="posefr-256"),
+        "detect": node("PoseFRDetectFaces", detector=["detector", 0], image=["load", 0], **DETECT),
+        "preview": node("PoseFRPreviewFaces", image=["load", 0], faces=["detect", 0], order="area"),
+        "select": node("PoseFRSelectFaces", faces=["detect", 0], **{**ALL_FACES, "indices": indices}),
+        "crop": node(
+            "PoseFRCropFaces",
+            image=["load", 0],
+            faces=["select", 0],
+            restorer=["restorer", 0],
+            size=256,
+            alignment="ffhq",
+        ),
+        "restore": node(
+            "PoseFRRestoreFaces", restorer=["restorer", 0], images=["crop", 1], crops=["crop", 0], **RESTORE
+        ),
+        "faces": node("PreviewImage", images=["restore", 0]),
+        "paste": node("PoseFRPasteFaces", image=["load", 0], crops=["crop", 0], restored=["restore", 0], **PASTE),
+        "save": node("SaveImage", images=["paste", 0], filename_prefix="composed"),
+    }
+
+
+def one_node(photo: str, batch: int = 1, **changes) -> dict:
+    widgets = {"restorer": "posefr-256", "detector": "bundled", "limit": 0, **RESTORE, **PASTE, **DETECT, **changes}
+    return {
+        "load": node("LoadImage", image=photo),
+        "batch": node("RepeatImageBatch", image=["load", 0], amount=batch),
+        "one": node("PoseFRRestoreFacesInImage", image=["batch", 0], **widgets),
+        "mask": node("MaskPreview", mask=["one", 1]),
+        "save": node("SaveImage", images=["one", 0], filename_prefix="one"),
+    }
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), np.int16)
+
+
+@pytest.fixture(scope="session")
+def astronaut(server) -> str:
+    data = pytest.importorskip("skimage.data", reason="needs scikit-image, which brings the astronaut's photo")
+    Image.fromarray(data.astronaut()).save(server.base / "input" / "astronaut.png")
+    return "astronaut.png"
+
+
+def test_the_pack_loads_without_a_warning(server):
+    offers = server.ask("/object_info")
+    for name in json.loads((ROOT / "node_list.json").read_text()):
+        assert offers[name]["python_module"] == "custom_nodes.ComfyUI-PoseFR"
+    said = [line for line in server.log().splitlines() if "posefr" in line.lower()]
+    assert any("seconds" in line for line in said)  # the line of import times
+    for word in ("WARN", "ERROR", "FAILED", "Cannot import"):
+        assert not [line for line in said if word.lower() in line.lower()]
+    assert "Traceback" not in server.log()
+
+
+def test_composed_nodes_and_the_one_node_restore_the_same_face(server, astronaut):
+    entry = server.run(composed(astronaut))
+    before = read(server.base / "input" / astronaut)
+    after = read(server.pictures(entry, "save")[0])
+    assert len(server.pictures(entry, "faces")) == 1
+    changed = np.abs(after - before).max(2) > 0
+    rows, columns = np.nonzero(changed)
+    assert changed.mean() < 0.15
+    assert 60 < rows.min() + 40 and rows.max() < 260  # noqa: PT018
+    assert 120 < columns.min() and columns.max() < 330  # noqa: PT018
+
+    entry = server.run(one_node(astronaut))
+    alone = read(server.pictures(entry, "save")[0])
+    assert np.array_equal(alone, after)
+    mask = read(server.pictures(entry, "mask")[0])[..., 0]
+    assert not changed[mask == 0].any()
+
+
+@pytest.mark.parametrize("folder", PHOTOS)
+def test_real_photos_run_through_both_workflows(server, folder):
+    photos = sorted((SHARED / "data" / "photos" / folder).glob("*.*"))
+    if not photos:
+        pytest.skip(f"needs photos in {SHARED / 'data' / 'photos' / folder}")
+    photo = min(photos, key=lambda path: path.stat().st_size)
+    shutil.copy(photo, server.base / "input" / photo.name)
+    before = read(photo)
+    for workflow in (composed(photo.name), one_node(photo.name)):
+        after = read(server.pictures(server.run(workflow), "save")[0])
+        assert after.shape == before.shape
+        changed = np.abs(after - before).max(2) > 0
+        assert 0 < changed.mean() < 0.9
+
+
+def test_without_a_face_the_picture_passes_with_a_note(server):
+    Image.effect_noise((96, 64), 40).convert("RGB").save(server.base / "input" / "noise.png")
+    for workflow, noted in ((one_node("noise.png"), "one"), (composed("noise.png"), "detect")):
+        entry = server.run(workflow)
+        assert np.array_equal(read(server.pictures(entry, "save")[0]), read(server.base / "input" / "noise.png"))
+        assert entry["outputs"][noted]["text"] == ["No face found in 1 image: passed through unchanged."]
+
+
+def test_without_a_face_the_switch_stops_with_one_sentence(server):
+    Image.effect_noise((96, 64), 40).convert("RGB").save(server.base / "input" / "noise.png")
+    entry = server.result(server.queue(one_node("noise.png", if_no_face="stop with an error")))
+    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    assert error["exception_type"].endswith("PoseFRError")
+    assert error["exception_message"].startswith("No face found in 1 image: lower the threshold")
+
+
+def test_another_detector_picked_is_another_detector_used(server, astronaut):
+    reference = SHARED / "reference" / "retinaface_mobile0.25.pth"
+    if not reference.is_file():
+        pytest.skip(f"needs a second detector, {reference}")
+    folder = server.base / "models" / "facedetection"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(reference, folder / "mobilenet0.25_Final.pth")
+    shown = {}
+    for turn, detector in enumerate(["bundled", "mobile0.25", "bundled"]):
+        workflow = composed(astronaut, detector)
+        workflow["preview"]["inputs"]["order"] = ["area", "area", "confidence"][turn]  # so that nothing is cached
+        shown[turn] = read(server.pictures(server.run(workflow), "preview")[0])
+    assert not np.array_equal(shown[0], shown[1])
+    assert np.array_equal(shown[0], shown[2])
+
+
+def test_a_forced_out_of_memory_ends_in_a_finished_picture(server, astronaut):
+    workflow = one_node(astronaut, batch=5)
+    plain = read(server.pictures(server.run(workflow), "save")[0])
+    workflow = composed(astronaut)
+    workflow["batch"] = node("RepeatImageBatch", image=["load", 0], amount=5)
+    workflow["tight"] = node("TestTightRestorer", restorer=["restorer", 0])
+    for taker in ("detect", "crop", "paste", "preview"):
+        workflow[taker]["inputs"]["image"] = ["batch", 0]
+    workflow["restore"]["inputs"]["restorer"] = ["tight", 0]
+    entry = server.run(workflow)
+    assert entry["outputs"]["restore"]["text"] == ["Memory ran out with 5 faces at a time; done with 2 at a time."]
+    pictures = server.pictures(entry, "save")
+    assert len(pictures) == 5
+    assert np.abs(read(pictures[4]) - plain).max() <= 1
+
+
+def test_an_interruption_stops_the_run_and_the_next_one_works(server, astronaut):
+    prompt = server.queue(one_node(astronaut, batch=400, seed=11))
+    while not server.ask("/queue")["queue_running"]:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    server.ask("/interrupt", {})
+    entry = server.result(prompt)
+    kinds = [kind for kind, _ in entry["status"]["messages"]]
+    assert "execution_interrupted" in kinds
+    assert "save" not in entry["outputs"]
+    assert server.pictures(server.run(one_node(astronaut, seed=12)), "save")
