@@ -1,0 +1,85 @@
+"""Colour match of a restored crop to the crop that it was made from."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from posefr.masks import shape_distance, soft_edge
+
+__all__ = ["COLOR_MATCHES", "match_color", "oklab_to_srgb", "srgb_to_oklab"]
+
+COLOR_MATCHES = ("none", "mean_std", "wavelet")
+
+_STATISTICS_SIZE = 64  # px: means and deviations are taken at this size, where noise and lost detail do not count
+_LOW_BAND_SIZE = 16  # px: what such a small copy can show is the low band
+_DEVIATION_LIMITS = (0.5, 2.0)
+
+# B. Ottosson, "A perceptual color space for image processing", 2020: linear sRGB to LMS, and its cube root to OKLab.
+_LMS = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+_OKLAB = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+
+
+def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
+    """Give a restored crop the colours of the crop that it was made from.
+
+    Args:
+        restored: [S, S, 3] float32, 0..1.
+        source: [T, T, 3] float32, 0..1, the same face; T may differ from S.
+        method: `none`; `mean_std`: means and standard deviations in OKLab, over the face, become the source's;
+            `wavelet`: the lowest frequencies become the source's, the others stay.
+
+    Returns:
+        [S, S, 3] float32; `wavelet` may leave 0..1 slightly.
+    """
+    if method == "none":
+        return restored
+    if method == "wavelet":
+        low = _shrink(source, _LOW_BAND_SIZE) - _shrink(restored, _LOW_BAND_SIZE)
+        size = list(restored.shape[:2])
+        return restored + F.interpolate(low, size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2)
+    centres = (torch.arange(_STATISTICS_SIZE, device=restored.device) + 0.5) / _STATISTICS_SIZE
+    across, down = torch.meshgrid(centres, centres, indexing="xy")
+    weight = soft_edge(shape_distance("ellipse", across, down), 0.1)[:, :, None]
+    weight = weight / weight.sum()
+    (mean, deviation), (source_mean, source_deviation) = (
+        _statistics(srgb_to_oklab(_shrink(crop, _STATISTICS_SIZE)[0].movedim(0, 2)), weight)
+        for crop in (restored, source)
+    )
+    gain = (source_deviation / deviation.clamp_min(1e-4)).clamp(*_DEVIATION_LIMITS)
+    return oklab_to_srgb((srgb_to_oklab(restored) - mean) * gain + source_mean)
+
+
+def _shrink(crop: Tensor, size: int) -> Tensor:
+    """[S, S, 3] to [1, 3, size, size], low-pass filtered."""
+    crop = crop.movedim(2, 0)[None]
+    return F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _statistics(crop: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation of each channel."""
+    mean = (crop * weight).sum(dim=(0, 1))
+    return mean, ((crop - mean).square() * weight).sum(dim=(0, 1)).sqrt()
+
+
+def srgb_to_oklab(color: Tensor) -> Tensor:
+    """[..., 3] sRGB 0..1 (clamped) to OKLab: lightness 0..1, then two opponent colours around 0."""
+    color = color.clamp(0, 1)
+    linear = torch.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055).pow(2.4))
+    return (linear @ color.new_tensor(_LMS).T).pow(1 / 3) @ color.new_tensor(_OKLAB).T
+
+
+def oklab_to_srgb(color: Tensor) -> Tensor:
+    """The inverse of `srgb_to_oklab`; colours that sRGB does not hold are clamped to 0..1."""
+    linear = (color @ torch.linalg.inv(color.new_tensor(_OKLAB)).T).pow(3) @ torch.linalg.inv(color.new_tensor(_LMS)).T
+    linear = linear.clamp(0, 1)
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.pow(1 / 2.4) - 0.055)

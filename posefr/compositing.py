@@ -1,0 +1,217 @@
+"""Paste restored faces back: masks, feather, colour match, and blending in each face's own region."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from posefr.color import COLOR_MATCHES, match_color
+from posefr.errors import PoseFRError
+from posefr.geometry import Crops, apply_transform, check_images, invert_similarity, resample, sample_crops
+from posefr.masks import MASK_SHAPES, face_outline, feather_inwards, shape_distance, soft_edge
+
+__all__ = ["paste_faces"]
+
+# A feather is never narrower than this many px of the image: a harder edge would show as stairs.
+_MIN_FEATHER = 1.5
+
+
+def paste_faces(
+    images: Tensor,
+    crops: Crops,
+    restored: Tensor,
+    *,
+    mask: str | Tensor = "ellipse",
+    feather: float = 8.0,
+    color_match: str = "none",
+    strength: float = 1.0,
+    mask_space: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Blend restored crops into the images that they were cut from.
+
+    Each face is worked on in its own upright bounding rectangle alone, so that the cost follows the area of the faces.
+    A crop finer than the image is low-pass filtered on its way in. A crop coarser than the image replaces only what it
+    can show: the image's own detail above the crop's resolution stays, so that large faces do not become soft. From a
+    crop of the image's resolution to one of 1.5 times that, the share of detail kept falls from all to nothing.
+
+    Where faces overlap the larger one, which is nearer, lies on top; its feathered edge blends into the smaller one.
+
+    Args:
+        images: [B, H, W, C] floats, 0..1, C = 3 or more; channels after the third are handed through. They may also be
+            an enlargement of the images that the crops were cut from, by the same factor in both directions.
+        crops: the crops, from `crop_faces`.
+        restored: [N, S, S, 3] floats, 0..1, the crops' successors in the same order; S may differ from the crops' size.
+        mask: where to paste: `ellipse` (a face's outline), `box` (the whole crop), `hull` (around the landmarks, from
+            forehead to chin), or a tensor of floats 0..1, [N, S, S] per crop or [B, H, W] (or [1, H, W]) in the image.
+        feather: width of the soft edge, inside the mask, in per cent of the crop's side, 0..50. There is always a soft
+            edge towards the crop's border.
+        color_match: `none`, `mean_std` (in OKLab, over the face) or `wavelet` (the input's low frequencies).
+        strength: 0 (the input) to 1 (the restored face).
+        mask_space: `crop` or `image`, what a mask tensor covers; found from its size where None, as `image` if it fits
+            both.
+
+    Returns:
+        The pasted images, [B, H, W, C] in the type of `images`, and where faces were pasted, [B, H, W] float32, 0..1,
+        before `strength`. Where that is 0 the image is bit-identical to the input, and everywhere at strength 0. The
+        input is not changed.
+
+    Raises:
+        PoseFRError: arguments that do not fit each other, or restored crops that are not finite.
+    """
+    check_images(images)
+    _check_restored(crops, restored)
+    if not 0 <= strength <= 1:
+        raise PoseFRError(f"The strength is {strength}; expected a number from 0 to 1.")
+    if not 0 <= feather <= 50:
+        raise PoseFRError(f"The feather is {feather}; expected 0 to 50 per cent of the crop's side.")
+    if color_match not in COLOR_MATCHES:
+        raise PoseFRError(f"The colour match {color_match!r} is unknown; pick one of {', '.join(COLOR_MATCHES)}.")
+    size, count = restored.shape[1], len(crops)
+    frames = crops.faces.frame.tolist()
+    if frames and not 0 <= min(frames) <= max(frames) < len(images):
+        raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {len(images)} images.")
+    shape, crop_masks, image_masks = _check_mask(mask, mask_space, images, count)
+
+    device = images.device
+    transforms = crops.transforms.to(device, torch.float64) * (size / crops.size)
+    transforms[:, :, :2] /= _enlargement(images, crops)
+    outlines = face_outline(crops.faces.landmarks.to(device), crops.transforms.to(device), crops.size)
+    out = images.clone()
+    coverage = torch.zeros(images.shape[:3], device=device)
+    first = torch.zeros(1, dtype=torch.int64)
+    # Fewer crop px to an image px: larger in the image, nearer, on top.
+    for place in sorted(_places(transforms, size, images), key=lambda place: place.scale):
+        i, frame = place.index, frames[place.index]
+        region = (frame, slice(place.top, place.top + place.height), slice(place.left, place.left + place.width))
+        u, v = place.positions(device)
+        weight = soft_edge(shape_distance(shape, u, v, outlines[i]), max(feather / 100, _MIN_FEATHER / place.side))
+        if crop_masks is not None:
+            weight *= feather_inwards(_sample_mask(crop_masks[i], u, v, place.side), feather / 100 * place.side)
+        if image_masks is not None:
+            weight *= feather_inwards(image_masks[frame][region[1:]], feather / 100 * place.side)
+        weight *= 1 - coverage[region]
+        coverage[region] += weight
+
+        picture = match_color(restored[i].to(device, torch.float32), crops.images[i].to(device), color_match)
+        below = images[region][:, :, :3].float().nan_to_num(0, 0, 0)
+        keep = min(max(3 - 2 * place.scale, 0.0), 1.0)
+        if keep:
+            own = sample_crops(images[frame : frame + 1], first, transforms[i : i + 1], size)[0]
+            picture = picture - keep * own
+        rectangle = (place.left, place.top, place.width, place.height)
+        face = resample(picture.movedim(2, 0)[None], place.matrix, rectangle)[0].movedim(0, 2)
+        face = (face + keep * below).clamp_(0, 1)
+        weight = weight[:, :, None] * strength
+        result = out[region][:, :, :3]
+        mixed = result.float().nan_to_num(0, 0, 0) + weight * (face - below)
+        result.copy_(torch.where(weight > 0, mixed.to(result.dtype), result))
+    return out, coverage
+
+
+def _check_restored(crops: Crops, restored: Tensor) -> None:
+    count, shape = len(crops), tuple(restored.shape)
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or 0 in shape[1:3]:
+        raise PoseFRError(f"The restored crops have the shape {list(shape)}; expected square RGB, [{count}, S, S, 3].")
+    if shape[0] != count:
+        raise PoseFRError(f"There are {shape[0]} restored crops but {count} faces; hand on one crop for each face.")
+    if not restored.is_floating_point():
+        raise PoseFRError(f"The restored crops are of the type {restored.dtype}; expected floats from 0 to 1.")
+    if not bool(torch.isfinite(restored).all()):
+        raise PoseFRError("The restored crops hold values that are not finite numbers; restore in a higher precision.")
+
+
+def _enlargement(images: Tensor, crops: Crops) -> float:
+    """How many times larger the images are than those that the crops were cut from."""
+    height, width = crops.faces.image_size
+    if not len(crops):
+        return 1.0
+    if images.shape[0] != crops.faces.frames or images.shape[1] * width != images.shape[2] * height:
+        raise PoseFRError(
+            f"The crops were cut from {crops.faces.frames} images of {width}x{height} px and do not fit onto "
+            f"{images.shape[0]} of {images.shape[2]}x{images.shape[1]} px; paste onto the same images or onto an "
+            "enlargement of them that keeps their proportions."
+        )
+    return images.shape[1] / height
+
+
+def _check_mask(
+    mask: str | Tensor, space: str | None, images: Tensor, count: int
+) -> tuple[str, Tensor | None, Tensor | None]:
+    """The shape to draw, the masks per crop, and the masks in the image; a mask tensor is bounded by the box."""
+    if isinstance(mask, str):
+        if mask not in MASK_SHAPES:
+            raise PoseFRError(f"The mask {mask!r} is unknown; pick one of {', '.join(MASK_SHAPES)}, or give a tensor.")
+        return mask, None, None
+    if space not in (None, "crop", "image"):
+        raise PoseFRError(f"The mask space {space!r} is unknown; pick crop or image.")
+    batch, height, width = images.shape[:3]
+    fits_image = mask.ndim == 3 and mask.shape[0] in (1, batch) and tuple(mask.shape[1:]) == (height, width)
+    fits_crops = mask.ndim == 3 and mask.shape[0] == count and mask.shape[1] == mask.shape[2] > 0
+    if not (fits_image and space != "crop") and not (fits_crops and space != "image"):
+        raise PoseFRError(
+            f"The mask has the shape {list(mask.shape)}; expected [{batch}, {height}, {width}] to cover the images or "
+            f"[{count}, S, S] to cover the {count} crops."
+        )
+    mask = mask.to(images.device, torch.float32).nan_to_num(0, 1, 0).clamp(0, 1)
+    if fits_image and space != "crop":
+        return "box", None, mask.expand(batch, -1, -1)
+    return "box", mask, None
+
+
+def _sample_mask(mask: Tensor, u: Tensor, v: Tensor, side: float) -> Tensor:
+    """A mask [S, S] at positions 0..1 across it, `side` px of the image in all; averaged where it is finer."""
+    pictures = mask[None, None]
+    if side < mask.shape[0]:
+        pictures = F.adaptive_avg_pool2d(pictures, max(1, round(side)))
+    grid = torch.stack([u, v], dim=2)[None] * 2 - 1
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The upright rectangle of image px around one crop, clipped to the image."""
+
+    index: int
+    matrix: list[list[float]]  # image px to crop px
+    size: int  # side of the crop in its own px
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def scale(self) -> float:
+        """Crop px to an image px."""
+        return math.hypot(self.matrix[0][0], self.matrix[1][0])
+
+    @property
+    def side(self) -> float:
+        """Side of the crop in image px."""
+        return self.size / self.scale
+
+    def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """[h, w] each: where the image's pixel centres lie across and down the crop, 0..1."""
+        x = torch.arange(self.width, device=device) + (self.left + 0.5)
+        y = torch.arange(self.height, device=device) + (self.top + 0.5)
+        (xx, xy, x0), (yx, yy, y0) = [[number / self.size for number in row] for row in self.matrix]
+        return (xx * x)[None, :] + (xy * y + x0)[:, None], (yx * x)[None, :] + (yy * y + y0)[:, None]
+
+
+def _places(transforms: Tensor, size: int, images: Tensor) -> list[_Place]:
+    """Where the crops lie; those wholly outside the image are left out."""
+    height, width = images.shape[1:3]
+    corners = torch.tensor([[0, 0], [size, 0], [0, size], [size, size]], dtype=torch.float64, device=transforms.device)
+    corners = apply_transform(invert_similarity(transforms), corners.expand(len(transforms), 4, 2))
+    limits = torch.tensor([width, height], device=transforms.device)
+    first = corners.amin(dim=1).floor().clamp_min(0).minimum(limits)
+    last = corners.amax(dim=1).ceil().clamp_min(0).minimum(limits)
+    boxes = torch.cat([first, last - first], dim=1).long().tolist()
+    return [
+        _Place(i, matrix, size, *box)
+        for i, (matrix, box) in enumerate(zip(transforms.tolist(), boxes, strict=True))
+        if box[2] > 0 and box[3] > 0
+    ]
