@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -32,5 +33,7 @@ def build_network(architecture: str) -> nn.Module:
     ensure_torchvision()
     from facexlib.detection.retinaface import RetinaFace
 
-    network: Any = RetinaFace(architecture, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # facexlib asks torchvision for its backbone in an old way
+        network: Any = RetinaFace(architecture, device="cpu")
     return network.eval()

@@ -53,6 +53,6 @@ def _forget_torchvision() -> None:
 def _declare_operators() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _DECLARATIONS.items():
-        if not torch._C._dispatch_has_kernel(f"torchvision::{name}") and not hasattr(torch.ops.torchvision, name):
+        if not hasattr(torch.ops.torchvision, name):
             library.define(schema)
     _kept.append(library)

@@ -1,7 +1,7 @@
 """Compares face detectors: recall, false finds and landmark error, on clean and on spoilt pictures.
 
-On photos the truth is what the reference network finds in the clean picture with a score of 0.9; so the reference has no
-false finds there, and what another detector finds beyond it may be a real face: the contact sheet shows which. On
+On photos the truth is what the reference network finds in the clean picture with a score of 0.9; so the reference has
+no false finds there, and what another detector finds beyond it may be a real face: the contact sheet shows which. On
 canvases, composed from validation faces that no detector here was trained on, the truth is known from the composition.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Picture:
 
 @dataclass
 class Score:
-    """How one picture went: per true face whether it was found, its landmark error and what it is; and what was false."""
+    """How one picture went: of each true face if it was found, its landmark error, size and yaw; and what was false."""
 
     found: NDArray[np.bool_]
     errors: NDArray[np.float32]
@@ -195,8 +195,8 @@ def _canvases(args: argparse.Namespace, reference: Detector) -> list[Picture]:
     for path in sorted((args.data / "validation").glob("*.webp")):
         image = cv2.imread(str(path))
         if image is not None:
-            scale = np.array([image.shape[1], image.shape[0]], np.float32) / 512
-            known = np.array(_TEMPLATE, np.float32) * scale
+            known = np.array(_TEMPLATE, np.float32)
+            known *= np.array([image.shape[1] / 512, image.shape[0] / 512], np.float32)
             photo = label_photo(np.asarray(image, np.uint8), known, reference.network, trusted=False)
             photos += [photo] if photo is not None else []
     if not photos:
@@ -233,22 +233,21 @@ def _summary(pictures: Sequence[Picture], scores: Sequence[Score]) -> dict[str, 
     table = {}
     for group in (*dict.fromkeys(p.group for p in pictures), "all"):
         of_group = [s for p, s in zip(pictures, scores, strict=True) if group in (p.group, "all")]
-        table[group] = _figures(of_group, lambda s: np.ones(len(s.found), bool))
+        table[group] = _figures(of_group, [np.ones(len(s.found), bool) for s in of_group])
         table[group]["false per picture"] = sum(int(s.false.sum()) for s in of_group) / max(len(of_group), 1)
     for low, high in _SIZES:
-        table[f"size {low}-{high:.0f} px" if high < 1e9 else f"size > {low} px"] = _figures(
-            scores, lambda s, low=low, high=high: (s.sizes >= low) & (s.sizes < high)
-        )
+        name = f"size {low}-{high:.0f} px" if high < 1e9 else f"size > {low} px"
+        table[name] = _figures(scores, [(s.sizes >= low) & (s.sizes < high) for s in scores])
     for low, high in _YAWS:
-        table[f"|yaw| {low}-{high}" if high < 181 else f"|yaw| > {low}"] = _figures(
-            scores, lambda s, low=low, high=high: (s.yaws >= low) & (s.yaws < high)
-        )
+        name = f"|yaw| {low}-{high}" if high < 181 else f"|yaw| > {low}"
+        table[name] = _figures(scores, [(s.yaws >= low) & (s.yaws < high) for s in scores])
     return table
 
 
-def _figures(scores: Sequence[Score], which: Callable[[Score], NDArray[np.bool_]]) -> dict[str, float]:
-    found = np.concatenate([s.found[which(s)] for s in scores]) if scores else np.zeros(0, bool)
-    errors = np.concatenate([s.errors[which(s)] for s in scores]) if scores else np.zeros(0)
+def _figures(scores: Sequence[Score], chosen: Sequence[NDArray[np.bool_]]) -> dict[str, float]:
+    """The figures of the chosen faces of each picture."""
+    found = np.concatenate([s.found[c] for s, c in zip(scores, chosen, strict=True)] or [np.zeros(0, bool)])
+    errors = np.concatenate([s.errors[c] for s, c in zip(scores, chosen, strict=True)] or [np.zeros(0, np.float32)])
     known = errors[np.isfinite(errors)]
     return {
         "faces": len(found),

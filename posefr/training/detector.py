@@ -266,6 +266,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--float32", action="store_true", help="no bfloat16 autocast")
     add("--save-every", type=float, default=5.0, help="minutes between checkpoints (default: %(default)s)")
+    add(
+        "--licence",
+        default="research and non-commercial use only, as the licences of the training photos ask",
+        help="kept with the weights (default: %(default)s)",
+    )
     add("--every", type=int, default=1, help="take every n-th photo only (default: all)")
     return parser
 
@@ -288,7 +293,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = read_manifest(args.faces)[:: args.every]
         photos = list(load_photos(args.faces, rows, reference))
         print(f"{len(photos)} of {len(rows)} photos labelled", flush=True)
-        metadata = {"data": f"{len(photos)} face photos", "seed": str(args.seed), "canvas": str(args.canvas)}
+        metadata = {
+            "provenance": "trained from random weights by posefr.training.detector",
+            "data": f"{len(photos)} face photos of {args.faces.name}",
+            "licence": args.licence,
+            "recipe": f"canvas {args.canvas}, batch {args.batch}, rate {args.rate}, seed {args.seed}",
+        }
         train(photos, recipe, args.out, metadata, args.resume)
     except PoseFRError as error:
         print(f"error: {error}", file=sys.stderr)
