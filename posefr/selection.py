@@ -1,0 +1,126 @@
+"""Which faces to work on: filters, order, and picking by number, in each frame on its own."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from posefr.errors import PoseFRError
+from posefr.faces import Faces
+
+__all__ = ["ORDERS", "select_faces", "split_faces"]
+
+ORDERS = ("area", "left_to_right", "top_to_bottom", "center", "confidence")
+
+
+def select_faces(
+    faces: Faces,
+    *,
+    order: str = "area",
+    indices: str = "",
+    limit: int = 0,
+    size: tuple[float, float] = (0.0, math.inf),
+    confidence: float = 0.0,
+    yaw: tuple[float, float] = (-180.0, 180.0),
+    pitch: tuple[float, float] = (-180.0, 180.0),
+) -> Faces:
+    """Pick faces: first the filters, then the order, then `indices`, then `limit`, in each frame on its own.
+
+    Args:
+        faces: what to pick from.
+        order: `area` (largest first), `left_to_right`, `top_to_bottom`, `center` (nearest to the middle of the image
+            first) or `confidence` (highest first).
+        indices: which faces of each frame, counted from 0 in that order, such as "0,2-4"; all where empty. A frame with
+            fewer faces gives those it has.
+        limit: the most faces to pick in a frame; 0 for all.
+        size: smallest and largest size in px, the square root of the box's area.
+        confidence: the lowest score, 0..1.
+        yaw: lowest and highest yaw in degrees.
+        pitch: lowest and highest pitch in degrees. A face of unknown pose passes.
+
+    Returns:
+        The faces picked, by frame, and within a frame in the order asked for.
+
+    Raises:
+        PoseFRError: an unknown order, indices that cannot be read, a range whose ends are swapped, a limit below 0.
+    """
+    return split_faces(
+        faces, order=order, indices=indices, limit=limit, size=size, confidence=confidence, yaw=yaw, pitch=pitch
+    )[0]
+
+
+def split_faces(
+    faces: Faces,
+    *,
+    order: str = "area",
+    indices: str = "",
+    limit: int = 0,
+    size: tuple[float, float] = (0.0, math.inf),
+    confidence: float = 0.0,
+    yaw: tuple[float, float] = (-180.0, 180.0),
+    pitch: tuple[float, float] = (-180.0, 180.0),
+) -> tuple[Faces, Faces]:
+    """As `select_faces`, but return the faces picked and the rest, both by frame and in the order asked for."""
+    if limit < 0:
+        raise PoseFRError(f"The limit is {limit}; expected the most faces to pick in a frame, or 0 for all.")
+    wanted = _read_indices(indices)
+    passed = faces.score >= confidence
+    passed &= _within("size", faces.size, size)
+    passed &= _within("yaw", faces.pose[:, 0], yaw) | faces.pose[:, 0].isnan()
+    passed &= _within("pitch", faces.pose[:, 1], pitch) | faces.pose[:, 1].isnan()
+
+    by_order = torch.argsort(_order_key(faces, order), stable=True)
+    by_frame = by_order[torch.argsort(faces.frame[by_order], stable=True)]
+    faces, passed = faces[by_frame], passed[by_frame]
+
+    count = torch.cumsum(passed, dim=0) - passed.long()  # faces that passed before this one, in all frames
+    first = torch.searchsorted(faces.frame, faces.frame)  # where this one's frame begins
+    rank = count - count[first]
+    picked = passed
+    if wanted:
+        picked = picked & torch.stack([(rank >= low) & (rank <= high) for low, high in wanted]).any(dim=0)
+    if limit:
+        ahead = torch.cumsum(picked, dim=0) - picked.long()
+        picked = picked & (ahead - ahead[first] < limit)
+    return faces[picked], faces[~picked]
+
+
+def _order_key(faces: Faces, order: str) -> Tensor:
+    """[N]: what to sort by, lowest first."""
+    centre = (faces.box[:, :2] + faces.box[:, 2:]) / 2
+    if order == "area":
+        return -faces.size
+    if order == "left_to_right":
+        return centre[:, 0]
+    if order == "top_to_bottom":
+        return centre[:, 1]
+    if order == "center":
+        height, width = faces.image_size
+        return torch.hypot(centre[:, 0] - width / 2, centre[:, 1] - height / 2)
+    if order == "confidence":
+        return -faces.score
+    raise PoseFRError(f"The order {order!r} is unknown; pick one of {', '.join(ORDERS)}.")
+
+
+def _within(name: str, values: Tensor, limits: tuple[float, float]) -> Tensor:
+    low, high = limits
+    if not low <= high:
+        raise PoseFRError(f"The range of {name} is {low} to {high}; its lower end has to come first.")
+    return (values >= low) & (values <= high)
+
+
+def _read_indices(text: str) -> list[tuple[int, int]]:
+    """First and last of each part of "0,2-4"; an empty list where nothing is asked for."""
+    ranges = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        found = re.fullmatch(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", part)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if low > high:
+            raise PoseFRError(
+                f"The face indices {text!r} cannot be read at {part!r}; write numbers from 0 and ranges, such as 0,2-4."
+            )
+        ranges.append((low, high))
+    return ranges
