@@ -648,8 +648,8 @@ class PasteFaces(_Node):
                 io.Mask.Input(
                     "custom_mask",
                     optional=True,
-                    tooltip="Replaces the mask chosen above: white is pasted. Either one mask of the image's size (or one "
-                    "per image), or one per crop.",
+                    tooltip="Replaces the mask chosen above: white is pasted. Either one mask of the image's size (or "
+                    "one per image), or one per crop.",
                 ),
             ],
             outputs=[
