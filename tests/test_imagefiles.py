@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from posefr.errors import PoseFRError
@@ -156,23 +159,39 @@ def test_the_first_view_of_a_cameras_two_is_read(tmp_path):
     assert abs(int(read_picture(tmp_path / "a.jpg").pixels.mean()) - 10) < 3
 
 
-def _truncated(suffix: str, bits: int) -> bytes:
+def _whole(suffix: str, bits: int) -> bytes:
     stream = io.BytesIO()
     if bits == 16:
         stream.write(cv2.imencode(suffix, _pixels(3, 16, 64, 64))[1].tobytes())
     else:
         Image.fromarray(_pixels(3, 8, 64, 64)).save(stream, {".jpg": "JPEG"}.get(suffix, suffix[1:].upper()))
-    return stream.getvalue()[: len(stream.getvalue()) // 2]
+    return stream.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("suffix", "bits"), [(".png", 8), (".png", 16), (".jpg", 8), (".webp", 8), (".bmp", 8), (".tiff", 8), (".tiff", 16)]
-)
+KINDS = [(".png", 8), (".png", 16), (".jpg", 8), (".webp", 8), (".bmp", 8), (".tiff", 8), (".tiff", 16)]
+
+
+@pytest.mark.parametrize(("suffix", "bits"), KINDS)
 def test_a_truncated_file_is_refused_by_name(tmp_path, suffix, bits):
     path = tmp_path / f"half{suffix}"
-    path.write_bytes(_truncated(suffix, bits))
+    whole = _whole(suffix, bits)
+    path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PoseFRError, match=r"half.*is not an image that can be read"):
         read_picture(path)
+
+
+@pytest.mark.parametrize(("suffix", "bits"), KINDS)
+@given(places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=20))
+@settings(max_examples=40, deadline=None)
+def test_a_damaged_file_is_read_or_refused_but_nothing_else(tmp_path_factory, suffix, bits, places):
+    data = bytearray(_whole(suffix, bits))
+    for place, value in places:
+        # Half of the damage falls on the first 64 bytes, where the headers are.
+        data[int(place * len(data)) if value % 2 else int(place * 64)] = value
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    path.write_bytes(data)
+    with suppress(PoseFRError):  # any other error fails the test
+        assert read_picture(path).pixels.ndim == 3
 
 
 def test_files_that_are_no_still_image_are_refused_with_one_sentence(tmp_path):
