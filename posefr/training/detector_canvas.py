@@ -155,16 +155,21 @@ def _photo_background(photos: Sequence[Photo], rng: Generator, size: int) -> Can
     canvas = Canvas(image, transform_boxes(photo.boxes, matrix), landmarks, photo.sure.copy())
     if rng.random() < 0.25:
         for box in canvas.boxes.copy():
-            centre, side = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * 1.15
-            patch = _margin(photos, rng, max(8, int(side[0])), max(8, int(side[1])))
-            _blend(canvas, patch, _mask(patch.shape[:2], rng, whole=True), centre - side / 2)
+            _cover(canvas, photos, rng, box)
     return canvas
+
+
+def _cover(canvas: Canvas, photos: Sequence[Photo], rng: Generator, box: NDArray[np.float32]) -> None:
+    """Hide a face behind something that is none, so that hair and shoulders alone do not make one."""
+    centre, side = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * 1.15
+    patch = _margin(photos, rng, max(4, int(side[0])), max(4, int(side[1])))
+    _blend(canvas, patch, _mask(patch.shape[:2], rng, whole=True), centre - side / 2)
 
 
 def _faceless(photos: Sequence[Photo], rng: Generator, size: int) -> NDArray[np.uint8]:
     kind = rng.random()
     if kind < 0.35:  # patchwork: many things at the scale they were photographed at
-        cells = int(rng.integers(2, 5))
+        cells = int(rng.integers(2, 8))
         cuts = np.linspace(0, size, cells + 1).astype(int)
         image = np.empty((size, size, 3), np.uint8)
         for y0, y1 in pairwise(cuts):
@@ -304,6 +309,9 @@ def _add_face(canvas: Canvas, photos: Sequence[Photo], rng: Generator, side: flo
     landmarks = (photo.landmarks @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
     sure = photo.sure.copy()
     sure[1:] = False  # others in the photo may have been cut off
+    if rng.random() < 0.15:
+        _cover(canvas, photos, rng, boxes[0])
+        boxes, landmarks, sure = boxes[1:], landmarks[1:], sure[1:]
     canvas.boxes = np.concatenate((canvas.boxes, boxes))
     canvas.landmarks = np.concatenate((canvas.landmarks, landmarks))
     canvas.sure = np.concatenate((canvas.sure, sure))
