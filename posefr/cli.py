@@ -186,6 +186,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 def _restore(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
+    _check_selection(args)
     detector, restorer = _load_detector(args), _load_restorer(args)
 
     def restore(job: _Job) -> dict[str, Any]:
@@ -242,6 +243,7 @@ def _restore(args: argparse.Namespace) -> int:
 
 def _detect(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
+    _check_selection(args)
     detector = _load_detector(args)
 
     def detect(job: _Job) -> dict[str, Any]:
@@ -342,6 +344,14 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
     return jobs
 
 
+def _check_selection(args: argparse.Namespace) -> None:
+    """Raise PoseFRError for indices that cannot be read, before any file is touched."""
+    from .faces import Faces
+    from .selection import select_faces
+
+    select_faces(Faces.empty((1, 1), 1), order=args.order, indices=args.only)
+
+
 def _images_in(folder: Path) -> Iterable[Path]:
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -363,8 +373,10 @@ def _device(name: str) -> torch.device:
 
 
 def _folders(models: Path | None, names: Sequence[str]) -> list[Path]:
-    """Where weights lie under --models: in the sub-folders that ComfyUI uses, or in the folder itself."""
-    return [] if models is None else [*(models / n for n in names if (models / n).is_dir()), models]
+    """Where weights lie under --models: in the sub-folders that ComfyUI uses, if it has them, else in the folder."""
+    if models is None:
+        return []
+    return [models / name for name in names if (models / name).is_dir()] or [models]
 
 
 def _load_detector(args: argparse.Namespace) -> Detector:

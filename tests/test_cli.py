@@ -15,7 +15,10 @@ from PIL import Image
 
 import posefr
 from posefr import cli
+from posefr.color import COLOR_MATCHES
 from posefr.imagefiles import Picture, read_picture, write_picture
+from posefr.masks import MASK_SHAPES
+from posefr.selection import ORDERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,7 +184,7 @@ def test_a_device_that_is_not_there_is_refused(photo, tmp_path, capsys, value):
     assert f"posefr: The device '{value}' cannot be used here" in capsys.readouterr().err
 
 
-def test_nothing_starts_that_would_overwrite_an_input_or_another_output(photo, tmp_path, capsys):
+def test_nothing_starts_that_is_bound_to_go_wrong(photo, tmp_path, capsys):
     other = _write(tmp_path / "other" / "photo.png", np.zeros((64, 96, 3), np.uint8))
     (tmp_path / "empty").mkdir()
     for args, words in {
@@ -189,6 +192,7 @@ def test_nothing_starts_that_would_overwrite_an_input_or_another_output(photo, t
         (photo, other, "-o", tmp_path / "out"): "would both be written to",
         (photo, other, "-o", tmp_path / "out.png"): "expected a folder for several images",
         (tmp_path / "empty", "-o", tmp_path / "out"): "holds no image",
+        (photo, "-o", tmp_path / "out", "--only", "first"): "first",
     }.items():
         before = photo.read_bytes()
         assert _run("restore", *args) == cli.USAGE
@@ -205,6 +209,12 @@ def test_an_option_out_of_range_is_wrong_usage(photo, option, capsys):
     assert option[0] in capsys.readouterr().err
 
 
+def test_the_choices_are_the_librarys():
+    assert set(cli.ORDERS) == set(ORDERS)
+    assert set(cli.MASKS) == set(MASK_SHAPES)
+    assert set(cli.COLOR_MATCHES) == set(COLOR_MATCHES)
+
+
 def test_weights_are_looked_up_where_comfyui_keeps_them(photo, tmp_path, models):
     library = tmp_path / "models"
     (library / "facedetection").mkdir(parents=True)
@@ -212,9 +222,12 @@ def test_weights_are_looked_up_where_comfyui_keeps_them(photo, tmp_path, models)
     given = ("--models", library, "--detector", "resnet50", "--restorer", "GFPGANv1.4.pth")
     assert _run("restore", photo, "-o", tmp_path / "out", *given) == cli.DONE
     assert models["detector"]["name"] == "resnet50"
-    assert models["detector"]["folders"] == [library / "facedetection", library]
+    assert models["detector"]["folders"] == [library / "facedetection"]
     assert models["restorer"]["name"] == "GFPGANv1.4.pth"
-    assert models["restorer"]["folders"] == [library / "facerestore_models", library]
+    assert models["restorer"]["folders"] == [library / "facerestore_models"]
+    plain = tmp_path / "plain"
+    assert _run("restore", photo, "-o", tmp_path / "out", "--models", plain) == cli.DONE
+    assert models["detector"]["folders"] == models["restorer"]["folders"] == [plain]
 
 
 def test_the_report_tells_settings_and_faces(photo, tmp_path):
