@@ -48,7 +48,7 @@ def run_demo(photo: Path | None, folder: Path) -> bool:
         written["the input"] = (f"{name}-input.png", picture)
     sheet = Picture((compare(columns, result.faces)[0] * 255).round().byte().numpy(), picture.icc)
     written["before and after"] = (f"{name}-before-after.png", sheet)
-    print(f"{len(result.faces)} faces restored.")
+    print("1 face restored." if len(result.faces) == 1 else f"{len(result.faces)} faces restored.")
     for what, (file, content) in written.items():
         write_picture(folder / file, content)
         print(f"{what}: {(folder / file).resolve()}")
