@@ -32,10 +32,13 @@ ORDERS = ["area", "left_to_right", "top_to_bottom", "center", "confidence"]
 FRAMES = ["ffhq", "template5"]
 MASKS = ["ellipse", "box", "hull"]
 COLOR_MATCHES = ["mean_std", "wavelet", "none"]
-BATCH = 8
-# Peak of float32 activations per pixel of the networks' input, so that the host makes room for a batch beforehand.
-DETECTOR_BYTES_PER_PIXEL = 700
-RESTORER_BYTES_PER_PIXEL = 1600
+# What goes through a network at once: eight images at the default working size, eight faces of 256 px or two of 512 px.
+DETECTOR_PIXELS = 8 * 640**2
+RESTORER_PIXELS = 8 * 256**2
+# Peak of float32 activations per pixel of a network's input, measured on one image: RetinaFace resnet50 208 bytes,
+# posefr-256 380, posefr-512 600, GFPGAN 2170; with a margin for the convolutions' own scratch memory.
+DETECTOR_BYTES_PER_PIXEL = 400
+RESTORER_BYTES_PER_PIXEL = 2500
 
 # Hosts before 0.9.2 know no `advanced`, before 0.10.0 no `search_aliases`; there the widgets are simply always shown.
 RARE = {"advanced": True} if "advanced" in inspect.signature(io.Float.Input).parameters else {}
@@ -104,10 +107,9 @@ def _detect(
     on_chunk: Callable[[int, int], None],
 ) -> tuple[Faces, str]:
     """Detect within the host's memory: the faces, and a sentence where the batch had to shrink."""
-    batch = min(BATCH, len(images))
-    side = max(images.shape[1:3])
-    scale = min(1.0, size / side) if size else 1.0
+    scale = min(1.0, size / max(images.shape[1:3])) if size else 1.0
     pixels = images.shape[1] * images.shape[2] * scale**2
+    batch = _batch(len(images), DETECTOR_PIXELS / pixels)
 
     def run(batch: int) -> Faces:
         detector = host.load(hosted, batch * pixels * DETECTOR_BYTES_PER_PIXEL)
@@ -123,14 +125,19 @@ def _restore(
     hosted: host.Hosted, images: torch.Tensor, fidelity: float, seed: int, on_chunk: Callable[[int, int], None]
 ) -> tuple[torch.Tensor, str]:
     """Restore within the host's memory: [N, S, S, 3], and a sentence where the batch had to shrink."""
-    batch = min(BATCH, len(images))
+    pixels = hosted.model.size**2
+    batch = _batch(len(images), RESTORER_PIXELS / pixels)
 
     def run(batch: int) -> torch.Tensor:
-        restorer = host.load(hosted, batch * hosted.model.size**2 * RESTORER_BYTES_PER_PIXEL)
+        restorer = host.load(hosted, batch * pixels * RESTORER_BYTES_PER_PIXEL)
         return restorer.restore(images, fidelity=fidelity, seed=seed, batch=batch, on_chunk=on_chunk)
 
     restored, fitted = host.with_smaller_batches(run, batch)
     return restored, _halved(batch, fitted, "face")
+
+
+def _batch(count: int, fitting: float) -> int:
+    return max(1, min(count, int(fitting)))
 
 
 def _halved(asked: int, fitted: int, noun: str) -> str:

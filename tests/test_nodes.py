@@ -90,7 +90,7 @@ class Detector:
 class Restorer:
     """Turns every face white; fails with `fits` or more faces at a time, as if memory ran out."""
 
-    size, frame = 32, "ffhq"
+    size, frame = 256, "ffhq"
 
     def __init__(self, name, fits=99, error=torch.cuda.OutOfMemoryError):
         self.name, self.network, self.fits, self.error = name, torch.nn.Linear(1, 1), fits, error
@@ -215,7 +215,7 @@ def test_composed_nodes_and_the_one_node_agree(nodes, comfy, models, images):
     out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored, color_match="mean_std").args
 
     assert count == 3
-    assert cut.shape == (3, 32, 32, 3)
+    assert cut.shape == (3, 256, 256, 3)
     assert torch.equal(one.args[0], out)
     assert torch.equal(one.args[1], mask)
     assert len(one.args[2]) == 3
@@ -340,10 +340,10 @@ def test_an_empty_set_of_faces_runs_through_every_node(nodes, comfy, images, no_
     drawn = run(nodes.PreviewFaces, image=images, faces=kept).args[0]
     assert torch.equal(drawn, images)
     crops, cut = run(nodes.CropFaces, image=images, faces=kept, restorer=hosted(nodes, restorer)).args
-    assert cut.shape == (1, 32, 32, 3)
+    assert cut.shape == (1, 256, 256, 3)
     assert not cut.any()
     restored = run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=cut, crops=crops).args[0]
-    assert restored.shape == (1, 32, 32, 3)
+    assert restored.shape == (1, 256, 256, 3)
     assert restorer.batches == []
     out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored).args
     assert torch.equal(out, images)
@@ -366,11 +366,20 @@ def test_networks_are_loaded_through_the_host_with_room_for_a_batch(nodes, comfy
     assert less_room == room / 4
 
 
+def test_batches_shrink_as_the_pictures_grow(nodes, comfy):
+    detector, restorer = Detector(nodes, "blind", []), Restorer("large")
+    restorer.size = 512
+    run(nodes.DetectFaces, detector=hosted(nodes, detector), image=torch.zeros(3, 1280, 1280, 3), working_size=0)
+    run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=torch.zeros(5, 8, 8, 3))
+    assert detector.calls[0].batch == 2
+    assert restorer.batches == [2, 2, 1]
+
+
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError, RuntimeError])
 def test_out_of_memory_halves_the_batch_and_says_so(nodes, comfy, error):
     restorer = Restorer("tight", fits=2, error=error)
     result = run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=torch.rand(9, 32, 32, 3))
-    assert result.args[0].shape == (9, 32, 32, 3)
+    assert result.args[0].shape == (9, 256, 256, 3)
     assert restorer.batches == [8, 4, 2, 2, 2, 2, 1]
     assert comfy.management.emptied == 2
     assert result.ui["text"] == ("Memory ran out with 8 faces at a time; done with 2 at a time.",)

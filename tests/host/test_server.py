@@ -119,10 +119,11 @@ def test_real_photos_run_through_both_workflows(server, folder):
     photos = sorted((SHARED / "data" / "photos" / folder).glob("*.*"))
     if not photos:
         pytest.skip(f"needs photos in {SHARED / 'data' / 'photos' / folder}")
+    # a PNG, since hosts differ in how they decode lossy files
     photo = min(photos, key=lambda path: path.stat().st_size)
-    shutil.copy(photo, server.base / "input" / photo.name)
-    before = read(photo)
-    for workflow in (composed(photo.name), one_node(photo.name)):
+    Image.open(photo).convert("RGB").save(server.base / "input" / f"{photo.stem}.png")
+    before = read(server.base / "input" / f"{photo.stem}.png")
+    for workflow in (composed(f"{photo.stem}.png"), one_node(f"{photo.stem}.png")):
         after = read(server.pictures(server.run(workflow), "save")[0])
         assert after.shape == before.shape
         changed = np.abs(after - before).max(2) > 0
