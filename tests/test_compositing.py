@@ -1,0 +1,391 @@
+"""Pasting back: nothing changes outside the mask, nothing softens or shifts inside, and no seam shows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import skimage.data
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from posefr.compositing import paste_faces
+from posefr.errors import PoseFRError
+from posefr.faces import Faces
+from posefr.geometry import Crops, crop_faces
+from posefr.masks import MASK_SHAPES
+
+# A face of unit size: the ffhq square around it has the side 8 and its centre at (0, 0.22).
+FACE = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.2], [-0.8, 2.2], [0.8, 2.2]])
+ASTRONAUT = torch.tensor([[203.0, 107.0], [242.0, 108.0], [222.0, 133.0], [208.0, 150.0], [238.0, 151.0]])
+
+
+def face(side: float, x: float, y: float, degrees: float = 0.0) -> Tensor:
+    """[5, 2]: landmarks of a face whose crop is a square of `side` px around (x, y)."""
+    a = math.radians(degrees)
+    turn = torch.tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+    return (FACE - torch.tensor([0.0, 0.22])) * (side / 8) @ turn + torch.tensor([x, y])
+
+
+def crops_of(images: Tensor, landmarks: list[Tensor], size: int = 64, frame: list[int] | None = None) -> Crops:
+    points = torch.stack(landmarks)
+    box = torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1)
+    shape = (images.shape[1], images.shape[2])
+    frames = torch.tensor(frame or [0] * len(points))
+    return crop_faces(images, Faces.make(frames, box, points, torch.ones(len(points)), shape, len(images)), size)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def smooth(height: int, width: int) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([0.5 + 0.3 * torch.sin(x / 9 + p) * torch.cos(y / 11 - p) for p in range(3)], dim=-1)[None]
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    return torch.from_numpy(skimage.data.astronaut()).float()[None] / 255
+
+
+@pytest.mark.parametrize("mask", MASK_SHAPES)
+@pytest.mark.parametrize("size", [64, 150, 170, 200, 256, 512])
+def test_an_unchanged_crop_leaves_the_photo_as_it_was(photo: Tensor, size: int, mask: str) -> None:
+    """At every ratio of crop to face: at most 1/255 on average inside the mask, nothing at all outside."""
+    crops = crops_of(photo, [ASTRONAUT], size)
+    out, covered = paste_faces(photo, crops, crops.images, mask=mask)
+    inside = covered > 0
+    assert 5_000 < inside.sum() < 30_000
+    assert (out - photo).abs()[inside].mean() < 1 / 255
+    assert torch.equal(out[~inside], photo[~inside])
+
+
+def test_an_unchanged_crop_of_a_larger_face_changes_nothing() -> None:
+    images = noise(1, 120, 120, 3)
+    crops = crops_of(images, [face(100, 60, 60, 20)], 48)
+    out, _ = paste_faces(images, crops, crops.images)
+    assert torch.equal(out, images)
+
+
+def test_sharpness_of_an_unchanged_crop_stays(photo: Tensor) -> None:
+    crops = crops_of(photo, [ASTRONAUT], 256)
+    out, covered = paste_faces(photo, crops, crops.images)
+
+    def detail(images: Tensor) -> float:
+        both = (covered[:, 1:, 1:] == 1) & (covered[:, :-1, :-1] == 1)
+        return float((images[:, 1:, 1:] - images[:, :-1, :-1])[both].square().mean())
+
+    assert 0.93 < detail(out) / detail(photo) < 1.05
+
+
+def test_a_large_face_keeps_its_own_detail() -> None:
+    """What the crop could not hold stays, and what it could is replaced."""
+    images = smooth(200, 200)
+    stripes = 0.05 * torch.cos(torch.arange(200) * math.pi)[None, None, :, None]  # the finest there are
+    crops = crops_of(images + stripes, [face(160, 100, 100)], 40)
+    out, covered = paste_faces(images + stripes, crops, torch.full_like(crops.images, 0.5))
+    inside = covered[0] == 1
+    assert ((out - stripes)[0][inside] - 0.5).abs().mean() < 0.02
+
+
+def test_a_small_face_is_replaced_whole() -> None:
+    images = noise(1, 80, 80, 3)
+    crops = crops_of(images, [face(40, 40, 40)], 80)
+    out, covered = paste_faces(images, crops, torch.full_like(crops.images, 0.5))
+    assert (out[covered == 1] - 0.5).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("mask", [*MASK_SHAPES, "per crop", "image"])
+@pytest.mark.parametrize("restored_size", [16, 64, 200])
+def test_outside_the_mask_every_bit_stays(mask: str, restored_size: int) -> None:
+    images = noise(2, 90, 110, 3) * 4 - 2  # beyond 0..1 too, and
+    images[0, 3, 3], images[1, 5, 7], images[0, 88, 1] = float("nan"), float("inf"), -0.0
+    landmarks = [face(60, 30, 40, 15), face(50, 95, 10, -70), face(30, 60, 60)]
+    crops = crops_of(images, landmarks, 64, [0, 1, 0])
+    blocks = (noise(2, 3, 5) > 0.5).float().repeat_interleave(30, dim=1).repeat_interleave(22, dim=2)
+    masks: dict[str, Tensor] = {
+        "per crop": (noise(3, 32, 32) > 0.5).float(),
+        "image": blocks,
+    }
+    before = images.clone()
+    out, covered = paste_faces(images, crops, noise(3, restored_size, restored_size, 3), mask=masks.get(mask, mask))
+    outside = covered == 0
+    assert torch.equal(out[outside].view(torch.int32), images[outside].view(torch.int32))
+    assert (out != images)[covered > 0.5].any(dim=-1).float().mean() > 0.99
+    assert torch.equal(images.view(torch.int32), before.view(torch.int32)), "the input was written to"
+    if mask == "image":
+        assert not covered[masks["image"] == 0].any()
+
+
+def test_strength_0_is_the_input_and_1_half_way_beyond_a_half() -> None:
+    images = noise(1, 60, 60, 3)
+    crops = crops_of(images, [face(40, 30, 30), face(30, 40, 36)])
+    restored = noise(2, 64, 64, 3)
+    none, covered = paste_faces(images, crops, restored, strength=0)
+    assert torch.equal(none, images)
+    assert covered.max() == 1
+    half, full = (paste_faces(images, crops, restored, strength=s)[0] for s in (0.5, 1.0))
+    assert torch.allclose(half, (images + full) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", MASK_SHAPES)
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_no_seam(mask: str, degrees: float) -> None:
+    """Along the mask's border the picture changes no faster than inside, though the pasted face is another colour."""
+    images = torch.full((1, 220, 220, 3), 0.3)
+    crops = crops_of(images, [face(150, 110, 110, degrees)], 128)
+    out, covered = paste_faces(images, crops, torch.full_like(crops.images, 0.6), mask=mask, feather=10)
+    slope = torch.maximum(
+        (out[0, 1:, 1:, 0] - out[0, :-1, 1:, 0]).abs(), (out[0, 1:, 1:, 0] - out[0, 1:, :-1, 0]).abs()
+    )
+    weight = covered[0, 1:, 1:]
+    border, ramp = (weight < 0.02), (weight > 0.2) & (weight < 0.8)
+    assert slope[border].max() < 0.4 * slope[ramp].max()
+    assert slope.max() < 0.3 * math.pi / 2 / (0.10 * 150) * 1.3, "steeper than a raised cosine of that width"
+    assert out[0, 0].eq(0.3).all()
+
+
+@pytest.mark.parametrize("mask", MASK_SHAPES)
+def test_mask_covers_the_face_and_ends_inside_the_crop(mask: str) -> None:
+    images = torch.zeros(1, 220, 220, 3)
+    points = face(200, 110, 110)
+    _, covered = paste_faces(images, crops_of(images, [points]), torch.ones(1, 64, 64, 3), mask=mask, feather=5)
+    eyes_nose_mouth = points.long()
+    chin = torch.tensor([[110, int(points[3:, 1].mean() + 27)]])
+    for x, y in torch.cat([eyes_nose_mouth, chin]).tolist():
+        assert covered[0, y, x] > 0.95
+    assert not covered[0, :10].any()
+    assert not covered[0, -10:].any()
+    assert not covered[0, :, :10].any()
+    assert not covered[0, :, -10:].any()
+
+
+def test_hull_follows_a_turned_head() -> None:
+    images = torch.zeros(1, 200, 200, 3)
+    profile = torch.tensor([[82.0, 90.0], [86.0, 90.0], [60.0, 112.0], [80.0, 132.0], [84.0, 132.0]])
+    _, covered = paste_faces(images, crops_of(images, [profile]), torch.ones(1, 64, 64, 3), mask="hull")
+    assert covered[0, 112, 60] > 0.9, "the nose is inside"
+    assert covered[0].sum(dim=0).nonzero().min() > 30
+
+
+@pytest.mark.parametrize("restored_size", [32, 64, 100, 256])
+@pytest.mark.parametrize("side", [31.0, 40.0, 66.7, 130.0])
+def test_lands_within_a_tenth_of_a_pixel(restored_size: int, side: float) -> None:
+    """A dot drawn into the restored crop comes out where the crop's geometry says, at every pair of sizes."""
+    images = torch.zeros(1, 150, 150, 3)
+    crops = crops_of(images, [face(side, 75.3, 74.6)], 64)
+    dot, spread = (0.45, 0.6), max(0.03, 1.2 / restored_size, 1.2 / side)
+    at = (torch.arange(restored_size) + 0.5) / restored_size
+    u, v = torch.meshgrid(at, at, indexing="xy")
+    restored = torch.exp(-((u - dot[0]) ** 2 + (v - dot[1]) ** 2) / (2 * spread**2))[None, :, :, None].expand(
+        -1, -1, -1, 3
+    )
+    out, _ = paste_faces(images, crops, restored)
+    y, x = torch.meshgrid(torch.arange(150) + 0.5, torch.arange(150) + 0.5, indexing="ij")
+    seen = out[0, :, :, 0]
+    found = torch.stack([(seen * x).sum(), (seen * y).sum()]) / seen.sum()
+    expected = torch.tensor([75.3, 74.6]) + side * (torch.tensor(dot) - 0.5)
+    assert (found - expected).norm() < 0.1
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_pastes_onto_an_enlargement(factor: int) -> None:
+    images = torch.zeros(1, 60, 50, 3)
+    enlarged = torch.zeros(1, 60 * factor, 50 * factor, 3)
+    crops = crops_of(images, [face(30, 24, 33)])
+    _, small = paste_faces(images, crops, crops.images, mask="box")
+    _, large = paste_faces(enlarged, crops, crops.images, mask="box")
+    for axis, expected in ((2, 33), (1, 24)):
+        line = large[0].sum(dim=axis - 1)
+        middle = (line * (torch.arange(len(line)) + 0.5)).sum() / line.sum() / factor
+        assert abs(float(middle) - expected) < 0.1 / factor
+    assert float(large.sum()) == pytest.approx(float(small.sum()) * factor**2, rel=0.03)
+
+
+def test_a_40_px_face_pasted_from_512_does_not_alias() -> None:
+    images = torch.full((1, 60, 60, 3), 0.5)
+    crops = crops_of(images, [face(40, 30, 30, 12)], 512)
+    stripes = (0.5 + 0.5 * torch.cos(torch.arange(512) * (2 * math.pi / 16)))[
+        None, None, :, None
+    ]  # 1.25 px of the image
+    out, covered = paste_faces(images, crops, stripes.expand(1, 512, 512, 3))
+    assert (out[covered == 1] - 0.5).abs().max() < 0.03
+
+
+def test_the_larger_face_lies_on_top() -> None:
+    images = torch.zeros(1, 120, 120, 3)
+    small, large = face(50, 85, 60), face(80, 50, 60)
+    restored = torch.stack([torch.full((64, 64, 3), 0.4), torch.full((64, 64, 3), 0.8)])
+    both = [
+        paste_faces(images, crops_of(images, points), values)
+        for points, values in (([small, large], restored), ([large, small], restored.flip(0)))
+    ]
+    assert torch.equal(both[0][0], both[1][0])
+    out, covered = both[0]
+    _, of_large = paste_faces(images, crops_of(images, [large]), restored[1:])
+    assert (out[of_large == 1] - 0.8).abs().max() < 1e-4
+    assert covered.max() <= 1
+    assert (out[0, 60, 85:88] - 0.4).abs().max() < 1e-4
+    step = (out[0, 60, 1:, 0] - out[0, 60, :-1, 0]).abs().max()
+    assert step < 0.8 * math.pi / 2 / (0.08 * 50) * 1.1, "a hard edge between the two"
+
+
+def test_every_frame_of_a_batch_gets_its_own_faces() -> None:
+    images = torch.zeros(4, 50, 50, 3)
+    crops = crops_of(images, [face(30, 25, 25)] * 2, frame=[2, 1])
+    restored = torch.stack([torch.full((64, 64, 3), 0.25), torch.full((64, 64, 3), 0.75)])
+    out, covered = paste_faces(images, crops, restored)
+    assert out[:, 25, 25, 0].tolist() == pytest.approx([0, 0.75, 0.25, 0])
+    assert covered.amax(dim=(1, 2)).tolist() == [0, 1, 1, 0]
+
+
+def test_a_face_at_the_border_and_one_beyond_it() -> None:
+    images = noise(1, 50, 50, 3)
+    crops = crops_of(images, [face(40, 0, 25), face(20, 200, 200), face(20, -40, 3)])
+    out, covered = paste_faces(images, crops, torch.ones(3, 64, 64, 3))
+    assert covered[0, 25, 0] == 1
+    assert torch.equal(out[:, :, 25:], images[:, :, 25:])
+
+
+def test_alpha_and_type_are_handed_through() -> None:
+    images = noise(1, 50, 50, 4).half()
+    crops = crops_of(images, [face(40, 25, 25)])
+    out, covered = paste_faces(images, crops, torch.ones(1, 64, 64, 3))
+    assert out.dtype == torch.float16
+    assert torch.equal(out[..., 3], images[..., 3])
+    assert out[0, 25, 25, :3].tolist() == [1, 1, 1]
+    assert covered.dtype == torch.float32
+
+
+def test_no_faces_give_the_images_back() -> None:
+    images = noise(2, 9, 9, 3)
+    crops = crop_faces(images, Faces.empty((9, 9), 2), 64)
+    out, covered = paste_faces(images, crops, torch.zeros(0, 128, 128, 3))
+    assert torch.equal(out, images)
+    assert out.data_ptr() != images.data_ptr()
+    assert covered.shape == (2, 9, 9)
+    assert not covered.any()
+
+
+def test_outside_masks_are_feathered_inwards() -> None:
+    images = torch.zeros(1, 100, 100, 3)
+    crops = crops_of(images, [face(90, 50, 50)], 90)
+    block = torch.zeros(1, 100, 100)
+    block[:, 30:70, 25:75] = 1
+    hard, soft = (paste_faces(images, crops, torch.ones(1, 90, 90, 3), mask=block, feather=f)[1] for f in (0, 10))
+    assert torch.equal(hard, block)
+    assert not soft[block == 0].any()
+    assert soft[0, 50, 50] > 0.9999
+    ramp = soft[0, 50, 25:36]
+    assert 0 < ramp[0] < 0.1 < ramp[4] < 0.9
+    assert (ramp[1:] >= ramp[:-1]).all()
+    in_crop = torch.zeros(1, 180, 180)
+    in_crop[:, 50:130, 40:140] = 1  # the same block
+    found = paste_faces(images, crops, torch.ones(1, 90, 90, 3), mask=in_crop, feather=0)[1]
+    assert (found - block).abs().max() < 0.05
+
+
+def test_a_mask_that_fits_both_is_told_apart_by_its_space() -> None:
+    images = torch.zeros(1, 40, 40, 3)
+    crops = crops_of(images, [face(20, 20, 20)])
+    left = torch.zeros(1, 40, 40)
+    left[:, :, :20] = 1
+    in_image, by_default, in_crop = (
+        paste_faces(images, crops, crops.images, mask=left, mask_space=space, feather=0)[1]
+        for space in ("image", None, "crop")
+    )
+    assert torch.equal(in_image, by_default)
+    assert torch.equal(in_crop[0, :, 20:], torch.zeros(40, 20))
+    top = left.transpose(1, 2)
+    tall = paste_faces(
+        images, crops_of(images, [face(20, 20, 20, 90)]), crops.images, mask=top, mask_space="crop", feather=0
+    )
+    assert tall[1][0, 20, 24] > 0.9 > 0.1 > tall[1][0, 20, 16], "it turns with the crop"
+
+
+@pytest.mark.parametrize("method", ["mean_std", "wavelet"])
+def test_color_match_undoes_a_cast(photo: Tensor, method: str) -> None:
+    crops = crops_of(photo, [ASTRONAUT], 256)
+    cast = crops.images * torch.tensor([0.95, 0.85, 0.75]) + 0.02
+    off, covered = paste_faces(photo, crops, cast)
+    matched, _ = paste_faces(photo, crops, cast, color_match=method)
+    inside = covered == 1
+    assert (matched - photo)[inside].mean(dim=0).abs().max() < 0.01
+    assert (matched - photo)[inside].abs().mean() < 0.3 * (off - photo)[inside].abs().mean()
+
+
+@pytest.mark.parametrize("method", ["mean_std", "wavelet"])
+def test_color_match_leaves_right_colours_alone(photo: Tensor, method: str) -> None:
+    crops = crops_of(photo, [ASTRONAUT], 256)
+    plain, _ = paste_faces(photo, crops, crops.images)
+    matched, _ = paste_faces(photo, crops, crops.images, color_match=method)
+    assert (matched - plain).abs().max() < 2e-3
+    black = torch.zeros(1, 30, 30, 3)
+    flat = crops_of(black, [face(20, 15, 15)])
+    assert torch.isfinite(paste_faces(black, flat, flat.images, color_match=method)[0]).all()
+
+
+def test_mistakes_are_named() -> None:
+    images = noise(1, 50, 40, 3)
+    crops = crops_of(images, [face(30, 20, 20)])
+    good = crops.images
+    wrong: list[tuple[str, dict[str, object]]] = [
+        ("There are 2 restored crops but 1 faces", {"restored": good.repeat(2, 1, 1, 1)}),
+        (r"expected square RGB, \[1, S, S, 3\]", {"restored": good[:, :9]}),
+        (r"expected square RGB", {"restored": good[..., :1]}),
+        ("not finite", {"restored": good * float("nan")}),
+        ("torch.uint8; expected floats", {"restored": good.byte()}),
+        ("strength is 1.5", {"strength": 1.5}),
+        ("strength is nan", {"strength": float("nan")}),
+        ("feather is -1", {"feather": -1}),
+        ("colour match 'lab' is unknown; pick one of none, mean_std, wavelet", {"color_match": "lab"}),
+        ("mask 'circle' is unknown", {"mask": "circle"}),
+        (r"mask has the shape \[1, 3, 4\]; expected \[1, 50, 40\]", {"mask": torch.zeros(1, 3, 4)}),
+        ("to cover the images", {"mask": torch.zeros(2, 50, 40)}),
+        ("mask space 'face' is unknown", {"mask": torch.zeros(1, 8, 8), "mask_space": "face"}),
+        ("cut from 1 images of 40x50 px and do not fit onto 2", {"images": images.repeat(2, 1, 1, 1)}),
+        ("do not fit onto 1 of 41x50 px", {"images": noise(1, 50, 41, 3)}),
+    ]
+    for message, change in wrong:
+        arguments: dict[str, object] = {"images": images, "crops": crops, "restored": good, **change}
+        with pytest.raises(PoseFRError, match=message):
+            paste_faces(**arguments)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    faces=st.lists(st.tuples(*[st.floats(-60, 60)] * 2, st.floats(0.1, 150), st.floats(-180, 180)), max_size=3),
+    restored_size=st.integers(1, 40),
+    mask=st.sampled_from(MASK_SHAPES),
+    feather=st.floats(0, 50),
+    strength=st.floats(0, 1),
+    color_match=st.sampled_from(["none", "mean_std", "wavelet"]),
+)
+def test_any_faces_on_any_image(
+    size: tuple[int, int],
+    faces: list[tuple[float, float, float, float]],
+    restored_size: int,
+    mask: str,
+    feather: float,
+    strength: float,
+    color_match: str,
+) -> None:
+    images = noise(1, *size, 3)
+    if faces:
+        crops = crops_of(images, [face(side, x, y, degrees) for x, y, side, degrees in faces], 16)
+    else:
+        crops = crop_faces(images, Faces.empty(size, 1), 16)
+    restored = noise(len(faces), restored_size, restored_size, 3)
+    out, covered = paste_faces(
+        images, crops, restored, mask=mask, feather=feather, color_match=color_match, strength=strength
+    )
+    assert out.shape == images.shape
+    assert (out >= 0).all()
+    assert (out <= 1).all()
+    assert (covered >= 0).all()
+    assert (covered <= 1 + 1e-6).all()
+    assert torch.equal(out[covered == 0], images[covered == 0])
