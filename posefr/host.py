@@ -187,5 +187,5 @@ def folders(names: Sequence[str]) -> list[Path]:
 def note(node_id: str | None, text: str) -> None:
     """Show a line of text on a node in the front end."""
     server = getattr(getattr(_host("server"), "PromptServer", None), "instance", None)
-    if node_id is not None and hasattr(server, "send_progress_text"):
+    if node_id is not None and server is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(text, node_id)
