@@ -11,14 +11,16 @@ import torch
 from comfy_api.latest import ComfyExtension, io, ui
 
 from .posefr import host
+from .posefr.color import COLOR_MATCHES
 from .posefr.compositing import paste_faces
 from .posefr.detection import detector_names, load_detector
 from .posefr.drawing import draw_faces
 from .posefr.errors import PoseFRError
 from .posefr.faces import Faces
-from .posefr.geometry import Crops, crop_faces
+from .posefr.geometry import FRAMES, Crops, crop_faces
+from .posefr.masks import MASK_SHAPES
 from .posefr.restoration import load_restorer, restorer_names
-from .posefr.selection import select_faces
+from .posefr.selection import ORDERS, select_faces, split_faces
 
 Detector = io.Custom("POSEFR_DETECTOR")
 Restorer = io.Custom("POSEFR_RESTORER")
@@ -28,10 +30,6 @@ CropsSocket = io.Custom("POSEFR_CROPS")
 CATEGORY = "PoseFR"
 PASS, RAISE = "pass the image through", "stop with an error"
 ANGLES = {"upright": (0,), "upright and sideways": (0, 90, 270), "any": (0, 90, 180, 270)}
-ORDERS = ["area", "left_to_right", "top_to_bottom", "center", "confidence"]
-FRAMES = ["ffhq", "template5"]
-MASKS = ["ellipse", "box", "hull"]
-COLOR_MATCHES = ["mean_std", "wavelet", "none"]
 # What goes through a network at once: eight images at the default working size, eight faces of 256 px or two of 512 px.
 DETECTOR_PIXELS = 8 * 640**2
 RESTORER_PIXELS = 8 * 256**2
@@ -252,7 +250,7 @@ def _paste_inputs() -> list[Any]:
         ),
         io.Combo.Input(
             "mask",
-            options=MASKS,
+            options=list(MASK_SHAPES),
             default="ellipse",
             tooltip="Which part of each face is replaced: an ellipse, the whole square, or the outline of the facial "
             "features.",
@@ -267,7 +265,7 @@ def _paste_inputs() -> list[Any]:
         ),
         io.Combo.Input(
             "color_match",
-            options=COLOR_MATCHES,
+            options=list(COLOR_MATCHES),
             default="mean_std",
             tooltip="Keep the picture's colours: mean_std matches mean and spread, wavelet takes all coarse colour "
             "from the picture, none pastes the colours as restored.",
@@ -376,9 +374,9 @@ class DetectFaces(_Node):
 class SelectFaces(_Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def turn(name: str, default: int, axis: str) -> Any:
+        def turn(name: str, default: int, meaning: str) -> Any:
             return io.Int.Input(
-                name, default=default, min=-180, max=180, tooltip=f"{axis}, in degrees; 0 faces the camera.", **RARE
+                name, default=default, min=-180, max=180, tooltip=f"{meaning}; 0 faces the camera.", **RARE
             )
 
         def pixels(name: str, which: str) -> Any:
@@ -400,7 +398,7 @@ class SelectFaces(_Node):
                 FacesSocket.Input("faces", tooltip="From Detect Faces."),
                 io.Combo.Input(
                     "order",
-                    options=ORDERS,
+                    options=list(ORDERS),
                     default="area",
                     tooltip="How the faces of an image are counted: largest first, from the left, from the top, from "
                     "the centre outwards, or surest first. Preview Faces shows the numbers.",
@@ -408,8 +406,8 @@ class SelectFaces(_Node):
                 io.String.Input(
                     "indices",
                     default="",
-                    tooltip='Which faces to keep, counted from 0 in this order, for example "0" or "0,2-4"; empty '
-                    "keeps all.",
+                    tooltip="Which faces to keep, counted from 0 in this order among those within the limits below, "
+                    'for example "0" or "0,2-4"; empty keeps all.',
                 ),
                 io.Int.Input(
                     "limit",
@@ -429,14 +427,19 @@ class SelectFaces(_Node):
                     tooltip="Drop faces that the detector was less sure of than this.",
                     **RARE,
                 ),
-                turn("min_yaw", -180, "Least turn of the head to the side"),
-                turn("max_yaw", 180, "Greatest turn of the head to the side"),
-                turn("min_pitch", -180, "Least nod of the head"),
-                turn("max_pitch", 180, "Greatest nod of the head"),
+                turn(
+                    "min_yaw",
+                    -180,
+                    "Least yaw in degrees: below 0 the nose points to the right of the picture, above 0 to the left",
+                ),
+                turn("max_yaw", 180, "Greatest yaw in degrees; -30 to 30 leaves out profiles"),
+                turn("min_pitch", -180, "Least pitch in degrees: below 0 the nose points down, above 0 up"),
+                turn("max_pitch", 180, "Greatest pitch in degrees"),
             ],
             outputs=[
                 FacesSocket.Output(display_name="faces", tooltip="The faces kept, in the chosen order."),
                 io.Int.Output(display_name="count", tooltip="The number of faces kept in the whole batch."),
+                FacesSocket.Output(display_name="rest", tooltip="The faces left out, for a branch of their own."),
             ],
             hidden=[io.Hidden.unique_id],
             **_aliases("filter faces", "pick face", "face index", "largest face"),
@@ -457,7 +460,7 @@ class SelectFaces(_Node):
         min_pitch: int,
         max_pitch: int,
     ) -> io.NodeOutput:
-        kept = select_faces(
+        kept, rest = split_faces(
             faces,
             order=order,
             indices=indices,
@@ -467,7 +470,7 @@ class SelectFaces(_Node):
             yaw=(float(min_yaw), float(max_yaw)),
             pitch=(float(min_pitch), float(max_pitch)),
         )
-        return cls.done(kept, len(kept), said=f"{len(kept)} of {_plural(len(faces), 'face')} kept")
+        return cls.done(kept, len(kept), rest, said=f"{len(kept)} of {_plural(len(faces), 'face')} kept")
 
 
 class PreviewFaces(_Node):
@@ -483,7 +486,7 @@ class PreviewFaces(_Node):
                 io.Image.Input("image", tooltip="The image that went into Detect Faces."),
                 FacesSocket.Input("faces", tooltip="From Detect Faces or Select Faces."),
                 io.Combo.Input(
-                    "order", options=ORDERS, default="area", tooltip="How the faces of each image are numbered."
+                    "order", options=list(ORDERS), default="area", tooltip="How the faces of each image are numbered."
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The image with the faces drawn on it.")],
@@ -524,7 +527,7 @@ class CropFaces(_Node):
                 ),
                 io.Combo.Input(
                     "alignment",
-                    options=FRAMES,
+                    options=list(FRAMES),
                     default="ffhq",
                     tooltip="Where the face sits in the crop: ffhq for PoseFR's networks, with some room around the "
                     "head; template5 for GFPGAN and its like.",

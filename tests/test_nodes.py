@@ -201,6 +201,15 @@ def test_the_scanners_list_names_every_node(pack):
     assert list(listed) == [node.define_schema().node_id for node in node_classes(pack)]
 
 
+def test_every_node_has_a_help_page_that_names_every_socket(pack):
+    for node in node_classes(pack):
+        schema = node.define_schema()
+        page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text()
+        assert page.startswith(f"# {schema.display_name}\n")
+        for name in [*(i.id for i in schema.inputs), *(o.display_name for o in schema.outputs)]:
+            assert f"| `{name}`" in page
+
+
 # The main job
 
 
@@ -209,7 +218,7 @@ def test_composed_nodes_and_the_one_node_agree(nodes, comfy, models, images):
     restorer = run(nodes.LoadRestorer, restorer="posefr-256").args[0]
     detector = run(nodes.LoadDetector, detector="bundled").args[0]
     found, count = run(nodes.DetectFaces, detector=detector, image=images).args
-    found, _ = run(nodes.SelectFaces, faces=found).args
+    found, _, _ = run(nodes.SelectFaces, faces=found).args
     crops, cut = run(nodes.CropFaces, image=images, faces=found, restorer=restorer).args
     restored = run(nodes.RestoreFaces, restorer=restorer, images=cut, crops=crops).args[0]
     out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored, color_match="mean_std").args
@@ -265,8 +274,9 @@ def test_half_precision_images_are_taken(nodes, models, images):
 
 
 def test_selection_counts_as_the_preview_draws(nodes, comfy, images, faces):
-    kept, count = run(nodes.SelectFaces, faces=faces, order="left_to_right", indices="1").args
+    kept, count, rest = run(nodes.SelectFaces, faces=faces, order="left_to_right", indices="1").args
     assert count == 1
+    assert rest.box[:, 0].tolist() == [20, 50]
     assert kept.box[0, 0] == 90
     shown = run(nodes.PreviewFaces, image=images, faces=faces, order="left_to_right")
     assert len(shown.ui["images"]) == 2
@@ -279,7 +289,7 @@ def test_selection_counts_as_the_preview_draws(nodes, comfy, images, faces):
 
 
 def test_selection_passes_its_limits_on(nodes, faces):
-    kept, _ = run(nodes.SelectFaces, faces=faces, min_size=45, max_size=55).args
+    kept, _, _ = run(nodes.SelectFaces, faces=faces, min_size=45, max_size=55).args
     assert kept.box[:, 0].tolist() == [50]
 
 
@@ -335,7 +345,7 @@ def test_without_a_face_the_switch_raises(nodes, models, images, node):
 
 def test_an_empty_set_of_faces_runs_through_every_node(nodes, comfy, images, no_faces):
     restorer = Restorer("never asked")
-    kept, count = run(nodes.SelectFaces, faces=no_faces, indices="0").args
+    kept, count, _ = run(nodes.SelectFaces, faces=no_faces, indices="0").args
     assert count == 0
     drawn = run(nodes.PreviewFaces, image=images, faces=kept).args[0]
     assert torch.equal(drawn, images)
