@@ -15,7 +15,7 @@ from posefr.compositing import paste_faces
 from posefr.errors import PoseFRError
 from posefr.faces import Faces
 from posefr.geometry import Crops, crop_faces
-from posefr.masks import MASK_SHAPES
+from posefr.masks import MASK_SHAPES, feather_inwards
 
 # A face of unit size: the ffhq square around it has the side 8 and its centre at (0, 0.22).
 FACE = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.2], [-0.8, 2.2], [0.8, 2.2]])
@@ -288,6 +288,15 @@ def test_outside_masks_are_feathered_inwards() -> None:
     assert (found - block).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("width", [0, 1, 9, 16, 17, 60])
+def test_feather_never_leaves_the_mask(width: float) -> None:
+    mask = noise(80, 90) * (noise(8, 9) > 0.3).repeat_interleave(10, dim=0).repeat_interleave(10, dim=1)
+    soft = feather_inwards(mask, width)
+    assert (soft <= mask).all()
+    assert (soft >= 0).all()
+    assert feather_inwards(torch.ones(80, 90), width).min() > 0.999
+
+
 def test_a_mask_that_fits_both_is_told_apart_by_its_space() -> None:
     images = torch.zeros(1, 40, 40, 3)
     crops = crops_of(images, [face(20, 20, 20)])
@@ -315,6 +324,15 @@ def test_color_match_undoes_a_cast(photo: Tensor, method: str) -> None:
     inside = covered == 1
     assert (matched - photo)[inside].mean(dim=0).abs().max() < 0.01
     assert (matched - photo)[inside].abs().mean() < 0.3 * (off - photo)[inside].abs().mean()
+
+
+def test_color_statistics_are_those_of_the_face(photo: Tensor) -> None:
+    crops = crops_of(photo, [ASTRONAUT], 256)
+    corners = crops.images.clone()
+    corners[:, :40, :40], corners[:, :40, -40:] = 1.0, 0.0
+    plain, _ = paste_faces(photo, crops, crops.images)
+    matched, _ = paste_faces(photo, crops, corners, color_match="mean_std")
+    assert (matched - plain).abs().max() < 2e-3
 
 
 @pytest.mark.parametrize("method", ["mean_std", "wavelet"])

@@ -20,6 +20,7 @@ from posefr.geometry import (
     apply_transform,
     crop_faces,
     invert_similarity,
+    resample,
     sample_crops,
     transform_scale,
 )
@@ -142,11 +143,21 @@ def test_a_dot_lands_within_a_tenth_of_a_pixel(scale: float, degrees: float) -> 
 
 @pytest.mark.parametrize("degrees", [0, 25])
 @pytest.mark.parametrize("scale", [0.07, 0.3, 0.6])
-def test_detail_finer_than_the_crop_does_not_alias(scale: float, degrees: float) -> None:
+@pytest.mark.parametrize("fineness", [1.3, 0.55])
+def test_detail_finer_than_the_crop_does_not_alias(scale: float, degrees: float, fineness: float) -> None:
     x, _ = centres(400, 400)
-    period = 1.3 / scale  # px; a crop pixel is 1 / scale px, so that 2 / scale is the finest it can show
+    period = max(fineness / scale, 2.2)  # px; a crop pixel is 1 / scale px, so that 2 / scale is the finest it can show
     stripes = (0.5 + 0.45 * torch.cos(2 * math.pi / period * x))[:, :, None].expand(-1, -1, 3)
     assert crop(stripes, around(scale, degrees, (200.2, 199.1), 20), 20).std() < 0.04 * stripes.std()
+
+
+@pytest.mark.parametrize("scale", [0.6, 1, 3])
+def test_the_region_read_is_wide_enough(scale: float) -> None:
+    image = torch.rand(150, 150, 3, generator=torch.Generator().manual_seed(5))
+    transform = around(scale, 30, (77.7, 70.1), 32)
+    matrix = invert_similarity(transform.double())[0].tolist()
+    from_all = resample(image.movedim(2, 0)[None], matrix, (0, 0, 32, 32))[0].movedim(0, 2).clamp(0, 1)
+    assert (crop(image, transform, 32) - from_all).abs().max() < 1e-4
 
 
 def test_outside_the_image_lies_its_mirror_image() -> None:
