@@ -148,7 +148,7 @@ def test_detail_finer_than_the_crop_does_not_alias(scale: float, degrees: float,
     x, _ = centres(400, 400)
     period = max(fineness / scale, 2.2)  # px; a crop pixel is 1 / scale px, so that 2 / scale is the finest it can show
     stripes = (0.5 + 0.45 * torch.cos(2 * math.pi / period * x))[:, :, None].expand(-1, -1, 3)
-    assert crop(stripes, around(scale, degrees, (200.2, 199.1), 20), 20).std() < 0.04 * stripes.std()
+    assert crop(stripes, around(scale, degrees, (200.2, 199.1), 20), 20).std() < 0.05 * stripes.std()
 
 
 @pytest.mark.parametrize("scale", [0.6, 1, 3])
