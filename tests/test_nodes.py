@@ -210,6 +210,25 @@ def test_every_node_has_a_help_page_that_names_every_socket(pack):
             assert f"| `{name}`" in page
 
 
+@pytest.mark.parametrize("language", ["zh", "ja"])
+def test_every_name_and_tooltip_is_translated(pack, language):
+    translated = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert list(translated) == [node.define_schema().node_id for node in node_classes(pack)]
+    for node in node_classes(pack):
+        schema = node.define_schema()
+        said = translated[schema.node_id]
+        assert list(said["inputs"]) == [i.id for i in schema.inputs]
+        assert list(said["outputs"]) == [str(i) for i in range(len(schema.outputs))]
+        sockets = [*said["inputs"].values(), *said["outputs"].values()]
+        texts = [
+            said["display_name"],
+            said["description"],
+            *(s["name"] for s in sockets),
+            *(s["tooltip"] for s in sockets),
+        ]
+        assert all(not text.isascii() for text in texts)
+
+
 # The main job
 
 
