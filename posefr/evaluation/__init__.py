@@ -1,0 +1,1 @@
+"""Measurements: `python -m posefr.evaluation`."""

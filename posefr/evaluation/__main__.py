@@ -1,0 +1,24 @@
+"""`python -m posefr.evaluation`: measure detectors and restorers on held-out data and draw the result."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import detector, restore
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m posefr.evaluation", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in (("restore", restore), ("detector", detector)):
+        command = commands.add_parser(name, help=(module.__doc__ or "").split("\n")[0])
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args()
+    status: int = args.run(args)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Compares face restorers on held-out faces that are degraded with fixed seeds."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..detection import Detector, load_detector
+from ..errors import PoseFRError
+from ..restoration import Restorer, load_restorer, restorer_names
+from ..training.degradation import SEVERITIES, Degradation, degrade, draw
+from .metrics import Identity, detail_ratio, landmark_error, psnr, ssim
+
+__all__ = ["add_arguments", "run"]
+
+Image = NDArray[np.uint8]
+_LEVELS = ("mild", "medium", "severe")
+_YAWS = ((0, 20), (20, 45), (45, 181))
+_FIGURES = ("psnr", "ssim", "identity", "landmarks", "detail")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One held-out face at one severity."""
+
+    name: str
+    severity: str
+    yaw: float
+    truth: Image
+    how: Degradation
+    landmarks: NDArray[np.float32] | None
+
+
+Method = Callable[[Case], Image]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m posefr.evaluation restore`."""
+    shared = Path(__file__).resolve().parents[2].parent / "shared"
+    add = parser.add_argument
+    add("--faces", type=Path, default=shared / "data" / "validation", help="aligned faces (default: %(default)s)")
+    add("--limit", type=int, default=0, help="how many faces; 0 for all")
+    add("--size", type=int, default=256, help="size that faces are compared at, px (default: %(default)s)")
+    add("--restorer", action="append", help="name or path, may be given more than once (default: all bundled)")
+    add("--fidelity", type=float, action="append", help="may be given more than once (default: 1 and 0)")
+    add("--reference", type=Path, default=shared / "reference", help="folder of the identity network")
+    add("--detector", default="bundled", help="for the landmark error (default: %(default)s)")
+    add("--csv", type=Path, help="write a row per face, severity and method")
+    add("--sheet", type=Path, help="write a contact sheet, PNG")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare and print; returns the exit status."""
+    try:
+        detector = load_detector(args.detector)
+        cases = _cases(args.faces, args.size, args.limit, detector)
+        restorers = [load_restorer(name) for name in args.restorer or restorer_names()]
+    except PoseFRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    methods: dict[str, Method] = {
+        "degraded (bicubic)": _bicubic,
+        "Lanczos": lambda case: degrade(case.truth, case.how, cv2.INTER_LANCZOS4),
+        "denoise + unsharp": _denoise_and_sharpen,
+    }
+    for restorer in restorers:
+        for fidelity in args.fidelity or (1.0, 0.0):
+            methods[f"{Path(restorer.name).stem} f={fidelity:g}"] = partial(_restore, restorer, fidelity)
+    network = args.reference / "mobilefacenet.onnx"
+    identity = Identity(network) if network.exists() else None
+    if identity is None:
+        print(f"No identity network at {network}: the identity column stays empty.")
+    rows = []
+    pictures: dict[tuple[str, str, str], Image] = {}
+    for case in tqdm(cases, desc="faces", unit="face"):
+        for name, method in methods.items():
+            picture = method(case)
+            rows.append({"face": case.name, "severity": case.severity, "yaw": case.yaw, "method": name,
+                         **_measure(picture, case, identity, detector)})  # fmt: skip
+            pictures[case.name, case.severity, name] = picture
+    _print(rows, list(methods))
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    if args.sheet:
+        _sheet(args.sheet, cases, pictures, list(methods))
+    return 0
+
+
+def _cases(folder: Path, size: int, limit: int, detector: Detector) -> list[Case]:
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in (".webp", ".png", ".jpg"))
+    if not paths:
+        raise PoseFRError(f"There are no face pictures in {folder}; name another folder with --faces.")
+    yaws = {}
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        with manifest.open(newline="") as lines:
+            yaws = {row["file"]: float(row["yaw"]) for row in csv.DictReader(lines)}
+    cases = []
+    for path in paths[: limit or None]:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        truth = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
+        landmarks = _landmarks(truth, detector)
+        for severity in _LEVELS:
+            # The seed is the face's name and the severity, so that a face keeps its degradation in any selection.
+            rng = np.random.default_rng(zlib.crc32(f"{path.name} {severity}".encode()))
+            how = draw(rng, SEVERITIES[severity])
+            cases.append(Case(path.name, severity, yaws.get(path.name, 0.0), truth, how, landmarks))
+    return cases
+
+
+def _landmarks(image: Image, detector: Detector) -> NDArray[np.float32] | None:
+    """Of the largest face found, px, continuous coordinates."""
+    faces = detector.detect(torch.from_numpy(image.astype(np.float32) / 255)[None], size=image.shape[0])
+    return faces.landmarks[faces.size.argmax()].numpy() if len(faces) else None
+
+
+def _bicubic(case: Case) -> Image:
+    return degrade(case.truth, case.how)
+
+
+def _denoise_and_sharpen(case: Case) -> Image:
+    image = cv2.fastNlMeansDenoisingColored(_bicubic(case), None, 5, 5, 5, 15)
+    return cv2.addWeighted(image, 1.6, cv2.GaussianBlur(image, (0, 0), 1.5), -0.6, 0)
+
+
+def _restore(restorer: Restorer, fidelity: float, case: Case) -> Image:
+    image = torch.from_numpy(_bicubic(case).astype(np.float32) / 255)[None]
+    restored = (restorer.restore(image, fidelity=fidelity)[0] * 255).round().to(torch.uint8).cpu().numpy()
+    size = case.truth.shape[0]
+    return restored if len(restored) == size else cv2.resize(restored, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def _measure(picture: Image, case: Case, identity: Identity | None, detector: Detector) -> dict[str, float]:
+    figures = {"psnr": psnr(picture, case.truth), "ssim": ssim(picture, case.truth)}
+    figures["identity"] = figures["landmarks"] = float("nan")
+    if case.landmarks is not None:
+        if identity is not None:
+            same = identity.embed(picture, case.landmarks) @ identity.embed(case.truth, case.landmarks)
+            figures["identity"] = float(same)
+        found = _landmarks(picture, detector)
+        # A face that is no longer found counts as an error of half the distance from eyes to mouth.
+        figures["landmarks"] = 0.5 if found is None else landmark_error(found, case.landmarks)
+    figures["detail"] = detail_ratio(picture, case.truth)
+    return figures
+
+
+def _print(rows: Sequence[dict[str, float | str]], methods: Sequence[str]) -> None:
+    def mean(name: str, chosen: Sequence[dict[str, float | str]]) -> float:
+        values = np.array([row[name] for row in chosen], float)
+        return float(np.nanmean(values)) if len(values) and not np.isnan(values).all() else float("nan")
+
+    def table(title: str, chosen: Sequence[dict[str, float | str]]) -> None:
+        if not chosen:
+            return
+        print(f"\n{title}, {len(chosen) // len(methods)} pictures")
+        print(f"{'':28}{'PSNR dB':>9}{'SSIM':>8}{'identity':>10}{'landmarks':>11}{'detail':>8}")
+        for method in methods:
+            own = [row for row in chosen if row["method"] == method]
+            figures = [mean(name, own) for name in _FIGURES]
+            print("{:28}{:9.2f}{:8.3f}{:10.3f}{:11.3f}{:8.2f}".format(method, *figures))
+
+    for severity in _LEVELS:
+        table(severity, [row for row in rows if row["severity"] == severity])
+    for low, high in _YAWS:
+        title = f"|yaw| {low} to {high} degrees" if high < 180 else f"|yaw| above {low} degrees"
+        table(title, [row for row in rows if low <= abs(float(row["yaw"])) < high])
+    table("all", rows)
+
+
+def _sheet(
+    path: Path, cases: Sequence[Case], pictures: dict[tuple[str, str, str], Image], methods: Sequence[str]
+) -> None:
+    """A row per face: each severity's methods, then the truth; the most turned faces and the first ones, 12 in all."""
+    turned = sorted({(abs(case.yaw), case.name) for case in cases}, reverse=True)[:4]
+    names = [name for _, name in turned]
+    names += [case.name for case in cases if case.severity == _LEVELS[0] and case.name not in names][: 12 - len(names)]
+    side = 160
+    truths = {case.name: case.truth for case in cases}
+    shown = [m for m in methods if m not in ("Lanczos", "denoise + unsharp")]
+    rows = []
+    for name in names:
+        cells = [pictures[name, severity, method] for severity in _LEVELS for method in shown] + [truths[name]]
+        rows.append(np.hstack([cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA) for cell in cells]))
+    header = np.full((22, rows[0].shape[1], 3), 255, np.uint8)
+    labels = [f"{severity}: {method}" for severity in _LEVELS for method in shown] + ["truth"]
+    for column, label in enumerate(labels):
+        cv2.putText(header, label, (column * side + 2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imencode(".png", np.vstack([header, *rows])[..., ::-1])[1].tofile(path)

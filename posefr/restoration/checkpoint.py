@@ -1,0 +1,83 @@
+"""Checkpoints: safetensors with the configuration and the provenance in the metadata, loaded strictly."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import PoseFRError
+from .network import PoseFRConfig, PoseFRNet
+
+__all__ = ["FORMAT", "load_network", "read_metadata", "save_network"]
+
+FORMAT = "posefr-1"
+
+
+def save_network(
+    network: PoseFRNet, path: Path, provenance: Mapping[str, Any], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a network, whole or not at all.
+
+    Args:
+        provenance: JSON values: what made these weights, of which data, under which licence.
+        dtype: of the stored weights.
+    """
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "configuration": json.dumps(network.config.to_dict()),
+        "provenance": json.dumps(dict(provenance)),
+    }
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """A safetensors file's metadata.
+
+    Raises:
+        PoseFRError: no such file, or not a safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise PoseFRError(f"There is no file {path}; choose a weights file that exists.") from None
+    except (SafetensorError, OSError) as error:
+        raise PoseFRError(
+            f"{path.name} is not a readable safetensors file ({error}); it may be truncated: download or copy it again."
+        ) from None
+
+
+def load_network(path: Path) -> tuple[PoseFRNet, dict[str, Any]]:
+    """Load a PoseFRNet in float32 on the CPU, and its provenance.
+
+    Raises:
+        PoseFRError: not a PoseFR checkpoint, or its tensors do not fit its own configuration.
+    """
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise PoseFRError(
+            f"{path.name} is not a PoseFR restorer (format {metadata.get('format', 'missing')!r}, expected {FORMAT!r})."
+        )
+    try:
+        config = PoseFRConfig(**json.loads(metadata["configuration"]))
+        network = PoseFRNet(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PoseFRError(f"{path.name} holds no usable PoseFR configuration ({error}).") from None
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise PoseFRError(f"{path.name} does not fit the configuration stored in it: {first}") from None
+    return network, json.loads(metadata.get("provenance", "{}"))

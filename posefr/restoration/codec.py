@@ -1,0 +1,142 @@
+"""The asymmetric codec: a heavy encoder of MMRBs and a light decoder (our reconstruction after arXiv 2205.14377)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .mmrb import MMRB
+from .stylegan2 import fir_upsample
+
+__all__ = ["Decoder", "Encoder", "image_pyramid"]
+
+_SLOPE = 0.2
+_PATCH = 4  # the stems fold 4x4 px of the image into one feature
+
+
+def image_pyramid(image: Tensor, smallest: int = 4) -> dict[int, Tensor]:
+    """The image [B, 3, S, S] at S, S/2, ... `smallest` px, each the mean of 2x2 px of the one before, keyed by size."""
+    pyramid = {image.shape[-1]: image}
+    while image.shape[-1] > smallest:
+        image = F.avg_pool2d(image, 2)
+        pyramid[image.shape[-1]] = image
+    return pyramid
+
+
+class EncoderScale(nn.Module):
+    """One scale: the larger scale stepped down (where there is one) plus a patch stem of the image, then MMRBs.
+
+    Every scale has a stem of its own. So a larger scale put in front later, with its step down at zero, leaves the
+    result as it was.
+    """
+
+    def __init__(self, in_channels: int | None, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.down = None if in_channels is None else nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.stem = nn.Conv2d(3 * _PATCH * _PATCH, channels, 1)
+        self.blocks = nn.Sequential(*[MMRB(channels) for _ in range(blocks)])
+
+    def forward(self, larger: Tensor | None, image: Tensor) -> Tensor:
+        x = self.stem(F.pixel_unshuffle(image, _PATCH))
+        if self.down is not None:
+            x = x + self.down(larger)
+        return self.blocks(F.leaky_relu(x, _SLOPE))
+
+
+class Encoder(nn.Module):
+    """Image pyramid to feature pyramid and W+ latents.
+
+    Args:
+        size: of the image in px; the largest features have size / 4.
+        channels: width of each scale, keyed by size in px.
+        blocks: number of MMRBs at each scale, keyed by size in px.
+        latents: latents per prior scale, keyed by size in px.
+        style_channels: length of a latent.
+
+    Shape: pyramid of [B, 3, s, s] to ({s: [B, C_s, s, s]} for s = 4 ... size / 4, {s: [B, latents_s, style_channels]}).
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: Mapping[int, int],
+        blocks: Mapping[int, int],
+        latents: Mapping[int, int],
+        style_channels: int,
+    ) -> None:
+        super().__init__()
+        self.sizes: Sequence[int] = [s for s in sorted(channels, reverse=True) if s * _PATCH <= size]
+        self.scales = nn.ModuleDict()
+        width: int | None = None
+        for s in self.sizes:
+            self.scales[str(s)] = EncoderScale(width, channels[s], blocks[s])
+            width = channels[s]
+        assert width is not None
+        squeezed = 32
+        self.squeeze = nn.Conv2d(width, squeezed, 1)
+        self.mix = nn.Linear(squeezed * 16, 2 * style_channels)
+        self.heads = nn.ModuleDict(
+            {str(s): nn.Linear(2 * style_channels, count * style_channels) for s, count in latents.items()}
+        )
+        self.style_channels = style_channels
+
+    def forward(self, pyramid: Mapping[int, Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        features: dict[int, Tensor] = {}
+        x: Tensor | None = None
+        for s in self.sizes:
+            x = features[s] = self.scales[str(s)](x, pyramid[s * _PATCH])
+        assert x is not None
+        code = F.leaky_relu(self.mix(self.squeeze(x).flatten(1)), _SLOPE)
+        latents = {int(s): head(code).unflatten(1, (-1, self.style_channels)) for s, head in self.heads.items()}
+        return features, latents
+
+
+class Decoder(nn.Module):
+    """Feature pyramid back up, one convolution a scale: what conditions the prior, and a small image for supervision.
+
+    Args:
+        size: of the image in px.
+        encoder_channels: width of the encoder's features, keyed by size.
+        channels: width of the decoder's features, keyed by size, for every scale up to `size`.
+        supervised: sizes that get an RGB image of their own.
+
+    Shape: features and pyramid as Encoder has them; returns ({s: [B, D_s, s, s]}, {s: RGB [B, 3, s, s]}).
+    """
+
+    def __init__(
+        self,
+        size: int,
+        encoder_channels: Mapping[int, int],
+        channels: Mapping[int, int],
+        supervised: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.sizes: Sequence[int] = [s for s in sorted(channels) if s <= size]
+        self.up, self.skip, self.view, self.to_rgb = (nn.ModuleDict() for _ in range(4))
+        for s in self.sizes:
+            if s > 4:
+                self.up[str(s)] = nn.Conv2d(channels[s // 2], channels[s], 3, padding=1)
+            if s * _PATCH <= size:
+                self.skip[str(s)] = nn.Conv2d(encoder_channels[s], channels[s], 1)
+            self.view[str(s)] = nn.Conv2d(3, channels[s], 3, padding=1)
+            if s in supervised:
+                self.to_rgb[str(s)] = nn.Conv2d(channels[s], 3, 1)
+
+    def forward(
+        self, features: Mapping[int, Tensor], pyramid: Mapping[int, Tensor]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        decoded: dict[int, Tensor] = {}
+        images: dict[int, Tensor] = {}
+        for s in self.sizes:
+            key = str(s)
+            x = self.view[key](pyramid[s])
+            if key in self.skip:
+                x = x + self.skip[key](features[s])
+            if s > 4:
+                x = x + fir_upsample(self.up[key](decoded[s // 2]))
+            decoded[s] = x = F.leaky_relu(x, _SLOPE)
+            if key in self.to_rgb and self.training:
+                images[s] = pyramid[s] + self.to_rgb[key](x)
+        return decoded, images

@@ -1,0 +1,192 @@
+"""PoseFRNet: the asymmetric codec and the StyleGAN2 prior as one restorer.
+
+Our reconstruction after arXiv 2205.14377, whose text beyond the abstract is not public to us. The figures and the
+weights are this project's own, not the authors'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .codec import Decoder, Encoder, image_pyramid
+from .stylegan2 import Synthesis, fir_upsample, seeded_noise
+
+__all__ = ["CONFIGURATIONS", "Output", "PoseFRConfig", "PoseFRNet"]
+
+_LOW_BAND = 16  # px; the image at this size always passes, every finer band through a learned gain
+
+
+def _scaled(**widths: int) -> dict[int, int]:
+    return {int(name[1:]): width for name, width in widths.items()}
+
+
+@dataclass(frozen=True)
+class PoseFRConfig:
+    """What a PoseFRNet is built from; stored in every checkpoint.
+
+    Attributes:
+        size: of the face crop in px: a power of two, at least 64.
+        prior: width of the prior's scales, keyed by size in px (those above `size` are not built).
+        decoder: width of the decoder's scales.
+        blocks: number of MMRBs at each scale of the encoder, which is as wide as the prior there.
+        style_channels: length of one W+ latent.
+        conditioned: share of the prior's channels that the conditions reach.
+    """
+
+    size: int = 256
+    prior: Mapping[int, int] = field(
+        default_factory=lambda: _scaled(s4=192, s8=192, s16=128, s32=96, s64=48, s128=24, s256=12)
+    )
+    decoder: Mapping[int, int] = field(
+        default_factory=lambda: _scaled(s4=96, s8=96, s16=64, s32=48, s64=32, s128=16, s256=8)
+    )
+    blocks: Mapping[int, int] = field(default_factory=lambda: _scaled(s4=1, s8=2, s16=2, s32=2, s64=1))
+    style_channels: int = 128
+    conditioned: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size < 64 or self.size & (self.size - 1):
+            raise ValueError(f"A PoseFRNet's size is a power of two from 64 up; found {self.size}.")
+        for name in ("prior", "decoder", "blocks"):
+            # JSON has no integer keys; a checkpoint's configuration comes back with strings.
+            object.__setattr__(self, name, {int(k): int(v) for k, v in getattr(self, name).items()})
+        missing = [s for s in self.sizes if s not in self.prior or s not in self.decoder]
+        missing += [s for s in self.sizes if s * 4 <= self.size and s not in self.blocks]
+        if missing:
+            raise ValueError(f"The configuration for {self.size} px has no width or blocks for the scales {missing}.")
+
+    @property
+    def sizes(self) -> list[int]:
+        """Every scale in px, 4 to `size`."""
+        sizes = [4]
+        while sizes[-1] < self.size:
+            sizes.append(sizes[-1] * 2)
+        return sizes
+
+    def at(self, size: int) -> PoseFRConfig:
+        """The same network for crops of another size, to train small first."""
+        return replace(self, size=size)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+CONFIGURATIONS: dict[str, PoseFRConfig] = {
+    "posefr-256": PoseFRConfig(),
+    "posefr-512": PoseFRConfig(
+        size=512,
+        prior=_scaled(s4=384, s8=384, s16=320, s32=256, s64=160, s128=80, s256=40, s512=20),
+        decoder=_scaled(s4=192, s8=192, s16=160, s32=128, s64=80, s128=48, s256=24, s512=12),
+        blocks=_scaled(s4=2, s8=3, s16=4, s32=4, s64=3, s128=2),
+        style_channels=256,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        image: [B, 3, S, S], around 0..1, not clamped.
+        images: the decoder's small images for deep supervision, keyed by size (in training mode only).
+        latents: [B, L, style_channels], the W+ latents.
+    """
+
+    image: Tensor
+    images: dict[int, Tensor]
+    latents: Tensor
+
+
+class PoseFRNet(nn.Module):
+    """Restores aligned face crops.
+
+    The encoder gives the prior its W+ latents and, through the decoder, the conditions of each scale. The image is
+    the sum over scales of what the prior paints and of the input's own band at that scale times a learned gain
+    (0..2, at first 1). At the start the conditions and the layers to RGB are zero, so the output equals the input.
+
+    Shape: degraded [B, 3, S, S] in 0..1, fidelity a number or [B] in 0..1 (1 follows the input, lower trusts the
+        prior more), noise_seed; returns Output.
+    """
+
+    def __init__(self, config: PoseFRConfig) -> None:
+        super().__init__()
+        self.config = config
+        prior = {s: config.prior[s] for s in config.sizes}
+        self.prior = Synthesis(prior, config.style_channels)
+        latents = {s: self.prior.block(s).latents for s in config.sizes}
+        encoder_sizes = [s for s in config.sizes if s * 4 <= config.size]
+        encoder_channels = {s: config.prior[s] for s in encoder_sizes}
+        self.encoder = Encoder(config.size, encoder_channels, config.blocks, latents, config.style_channels)
+        supervised = [s for s in config.sizes if 8 <= s <= config.size // 2]
+        self.decoder = Decoder(config.size, encoder_channels, config.decoder, supervised)
+        self.conditions, self.gains = nn.ModuleDict(), nn.ModuleDict()
+        for s in config.sizes:
+            reached = int(config.prior[s] * config.conditioned)
+            self.conditions[str(s)] = nn.Conv2d(config.decoder[s], 2 * reached, 1)
+            if s > _LOW_BAND:
+                self.gains[str(s)] = nn.Conv2d(config.decoder[s], 3, 1)
+        self.mean_latent = nn.Parameter(torch.zeros(config.style_channels))
+        self.fidelity_latent = nn.Linear(1, config.style_channels, bias=False)
+        self._start_as_identity()
+
+    def _start_as_identity(self) -> None:
+        for size in self.config.sizes:
+            nn.init.zeros_(self.prior.block(size).to_rgb.weight)
+        for layers in (self.conditions, self.gains, self.decoder.to_rgb):
+            for parameter in layers.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, degraded: Tensor, fidelity: Tensor | float = 1.0, noise_seed: int = 0) -> Output:
+        size = self.config.size
+        if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, size, size):
+            raise ValueError(f"PoseFRNet takes [B, 3, {size}, {size}]; found {list(degraded.shape)}.")
+        batch = degraded.shape[0]
+        fidelity = torch.as_tensor(fidelity, dtype=degraded.dtype, device=degraded.device).expand(batch)
+        fidelity = fidelity.reshape(batch, 1)
+        pyramid = image_pyramid(degraded)
+        centred = {s: image * 2 - 1 for s, image in pyramid.items()}
+        features, offsets = self.encoder(centred)
+        decoded, images = self.decoder(features, centred)
+        base = self.mean_latent + self.fidelity_latent(1 - fidelity)
+        latents = {s: base[:, None] + offset for s, offset in offsets.items()}
+
+        x: Tensor | None = None
+        image: Tensor | None = None
+        for s in self.config.sizes:
+            scale, shift = (self.conditions[str(s)](decoded[s]) * fidelity[:, :, None, None]).chunk(2, 1)
+            noise = seeded_noise(noise_seed, s, degraded.device)
+            x, added = self.prior.block(s)(x, latents[s], noise, (scale, shift))
+            image = added if image is None else fir_upsample(image) + added
+            if s == _LOW_BAND:
+                image = image + pyramid[s]
+            elif s > _LOW_BAND:
+                band = pyramid[s] - fir_upsample(pyramid[s // 2])
+                image = image + band * (2 * torch.sigmoid(self.gains[str(s)](decoded[s])))
+        assert image is not None
+        small = {s: (small_image + 1) / 2 for s, small_image in images.items()}
+        return Output(image, small, torch.cat([latents[s] for s in self.config.sizes], 1))
+
+    @torch.no_grad()
+    def grow(self, size: int) -> PoseFRNet:
+        """A network for crops of `size` px that starts where this one is: what is new is zero where it joins.
+
+        Given the same face, the grown network gives this network's result, enlarged, plus the input's finer bands.
+        """
+        if size <= self.config.size:
+            raise ValueError(f"A network of {self.config.size} px can grow to a larger size only; found {size}.")
+        grown = PoseFRNet(self.config.at(size))
+        known = self.state_dict()
+        own = grown.state_dict()
+        for name, value in known.items():
+            own[name].copy_(value)
+        for name, parameter in grown.named_parameters():
+            joins = (name.startswith("encoder.scales.") and ".down." in name) or name.startswith("decoder.skip.")
+            if joins and name not in known:
+                nn.init.zeros_(parameter)
+        return grown

@@ -1,0 +1,153 @@
+"""Restorers: one small interface over PoseFR's own network and foreign ones, and where their weights are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import PoseFRError
+from .checkpoint import FORMAT, load_network, read_metadata
+
+__all__ = ["Restorer", "load_restorer", "restorer_names"]
+
+BUNDLED = Path(__file__).parents[1] / "weights"
+_EXTENSIONS = (".safetensors", ".pth", ".pt")
+
+
+class Call(Protocol):
+    """Runs a network: [B, 3, S, S] in 0..1 to the same; fidelity 0..1 and seed as far as the network has them."""
+
+    def __call__(self, network: nn.Module, images: Tensor, fidelity: float, seed: int) -> Tensor: ...
+
+
+def _call_posefr(network: nn.Module, images: Tensor, fidelity: float, seed: int) -> Tensor:
+    result: Tensor = network(images, fidelity, noise_seed=seed).image
+    return result
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """A network that restores aligned face crops.
+
+    Attributes:
+        name: what it was picked by.
+        size: of the crops that it works on, px.
+        frame: the alignment that it was trained with, "ffhq" or "template5".
+        network: its module; whoever moves it decides the device that restore() runs on.
+        call: how the network is run.
+        provenance: what the checkpoint says of itself.
+    """
+
+    name: str
+    size: int
+    frame: str
+    network: nn.Module
+    call: Call
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def restore(
+        self,
+        crops: Tensor,
+        *,
+        fidelity: float = 0.7,
+        seed: int = 0,
+        batch: int = 8,
+        on_chunk: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Restore face crops.
+
+        Args:
+            crops: [N, H, W, 3] in 0..1, aligned in `frame`, on any device; resized to `size` when they have another.
+            fidelity: 0..1; 1 follows the input, lower trusts the network's prior more.
+            seed: of the noise in the prior; the same seed gives the same faces.
+            batch: crops that go through the network at once.
+            on_chunk: called with (done, N) after each batch; may raise, to interrupt.
+
+        Returns:
+            [N, size, size, 3] float32 in 0..1, on the crops' device.
+
+        Raises:
+            PoseFRError: the crops have another shape or are not finite, or fidelity is outside 0..1.
+        """
+        if crops.ndim != 4 or crops.shape[-1] != 3:
+            raise PoseFRError(f"Face crops must have the shape [N, H, W, 3]; found {list(crops.shape)}.")
+        if not 0 <= fidelity <= 1:
+            raise PoseFRError(f"fidelity must be between 0 and 1; found {fidelity}.")
+        if not torch.isfinite(crops).all():
+            raise PoseFRError("The face crops hold values that are not finite (NaN, infinity); nothing was restored.")
+        parameter = next(self.network.parameters())
+        restored = [crops.new_zeros((0, self.size, self.size, 3), dtype=torch.float32)]
+        for start in range(0, len(crops), batch):
+            chunk = crops[start : start + batch].to(parameter.device, torch.float32).permute(0, 3, 1, 2).clamp(0, 1)
+            if chunk.shape[2:] != (self.size, self.size):
+                chunk = F.interpolate(
+                    chunk, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
+                ).clamp(0, 1)
+            half = parameter.dtype in (torch.float16, torch.bfloat16)
+            with torch.inference_mode(), torch.autocast(parameter.device.type, parameter.dtype, enabled=half):
+                output = self.call(self.network, chunk.contiguous(), fidelity, seed)
+            restored.append(output.float().clamp(0, 1).permute(0, 2, 3, 1).to(crops.device))
+            if on_chunk is not None:
+                on_chunk(min(start + batch, len(crops)), len(crops))
+        return torch.cat(restored)
+
+
+def _files(folders: Sequence[Path]) -> dict[str, Path]:
+    """Every file that could hold a restorer, by the name it is picked by; bundled ones first, without extension."""
+    found = {path.stem: path for path in sorted(BUNDLED.glob("posefr-*.safetensors"))}
+    for folder in folders:
+        if folder.is_dir():
+            for path in sorted(folder.rglob("*")):
+                name = path.relative_to(folder).as_posix()
+                if path.suffix.lower() in _EXTENSIONS and path.is_file():
+                    found.setdefault(name, path)
+    return found
+
+
+def restorer_names(folders: Sequence[Path] = ()) -> list[str]:
+    """What can be picked: the bundled restorers by name, then the files in the host's model folders."""
+    return list(_files(folders))
+
+
+def load_restorer(
+    name_or_path: str | Path = "posefr-256",
+    *,
+    device: torch.device | str | None = None,
+    folders: Sequence[Path] = (),
+) -> Restorer:
+    """Load a restorer.
+
+    Args:
+        name_or_path: one of restorer_names(folders), or the path of a checkpoint (PoseFR's own, or GFPGAN's or
+            RestoreFormer's through spandrel).
+        device: where the network goes; None takes CUDA when there is one.
+        folders: the host's model folders.
+
+    Raises:
+        PoseFRError: nothing of that name, or a file that holds no usable restorer.
+    """
+    files = _files(folders)
+    path = files.get(str(name_or_path))
+    if path is None:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise PoseFRError(
+                f"There is no restorer {str(name_or_path)!r}; choose one of {', '.join(files)}, or the path of a file."
+            )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if path.suffix.lower() == ".safetensors" and read_metadata(path).get("format") == FORMAT:
+        network, provenance = load_network(path)
+        network = network.eval().requires_grad_(False).to(device)
+        if torch.device(device).type == "cpu":
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Restorer(str(name_or_path), network.config.size, "ffhq", network, _call_posefr, provenance)
+    from .foreign import load_foreign
+
+    return load_foreign(path, str(name_or_path), torch.device(device))

@@ -1,0 +1,178 @@
+"""Training faces: aligned crops of a folder of photos, kept in memory, degraded in the background."""
+
+from __future__ import annotations
+
+import csv
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import PoseFRError
+from .degradation import SEVERITIES, Severity, degrade, draw, recolour
+
+__all__ = ["FaceCrops", "PairLoader", "load_crops"]
+
+_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+
+
+class FaceCrops:
+    """N aligned faces.
+
+    Attributes:
+        images: [N, S, S, 3] uint8 RGB, in the ffhq frame.
+        scale: [N] float64, px of the photo per px of the crop; below 1 the crop was enlarged and is soft.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], scale: NDArray[np.float64]) -> None:
+        self.images, self.scale = images, scale
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_crops(folder: Path, size: int, cache: Path | None = None) -> FaceCrops:
+    """Cut every face of a folder of photos into the ffhq frame.
+
+    Args:
+        folder: photos. Where it has a manifest.csv with the columns file, left_eye_x ... right_mouth_y (px; index
+            coordinates of pixel centres plus 0.5), its landmarks are used; otherwise the bundled detector finds them.
+        size: S of the crops, px.
+        cache: where to keep the crops between runs, as .npz; made when absent.
+
+    Raises:
+        PoseFRError: the folder has no photo with a face.
+    """
+    if cache is not None and cache.exists():
+        with np.load(cache) as stored:
+            return FaceCrops(stored["images"], stored["scale"])
+    from ..faces import Faces  # the geometry, and the detector when it is needed
+    from ..geometry import crop_faces
+
+    manifest = folder / "manifest.csv"
+    photos = _from_manifest(manifest) if manifest.exists() else _from_detector(folder)
+    crops, scales = [], []
+    for path, landmarks in tqdm(photos, desc="cropping faces", unit="photo"):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            continue
+        photo = torch.from_numpy(image[..., ::-1].astype(np.float32) / 255)[None]
+        faces = Faces.make(
+            frame=torch.zeros(len(landmarks)),
+            box=torch.zeros(len(landmarks), 4),
+            landmarks=landmarks,
+            score=torch.ones(len(landmarks)),
+            image_size=(image.shape[0], image.shape[1]),
+            frames=1,
+        )
+        found = crop_faces(photo, faces, size=size, frame="ffhq")
+        crops.append((found.images * 255).round().to(torch.uint8).numpy())
+        scales.append(1 / torch.linalg.vector_norm(found.transforms[:, :, 0], dim=1).double().numpy())
+    if not crops:
+        raise PoseFRError(f"No photo with a face was found in {folder}; training needs at least one.")
+    result = FaceCrops(np.concatenate(crops), np.concatenate(scales))
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(cache, images=result.images, scale=result.scale)
+    return result
+
+
+def _from_manifest(manifest: Path) -> list[tuple[Path, Tensor]]:
+    with manifest.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [
+        (
+            manifest.parent / row["file"],
+            torch.tensor([[[float(row[f"{point}_x"]), float(row[f"{point}_y"])] for point in _POINTS]]),
+        )
+        for row in rows
+    ]
+
+
+def _from_detector(folder: Path) -> list[tuple[Path, Tensor]]:
+    from ..detection import load_detector
+
+    detector = load_detector("bundled")
+    found = []
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES)
+    for path in tqdm(paths, desc="finding faces", unit="photo"):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            continue
+        faces = detector.detect(torch.from_numpy(image[..., ::-1].astype(np.float32) / 255)[None])
+        if len(faces):
+            found.append((path, faces.landmarks))
+    return found
+
+
+class PairLoader:
+    """Endless batches of degraded faces and their targets, made by background threads (OpenCV frees the lock).
+
+    Yields dicts of `degraded` and `target`, [B, 3, S, S] float32 in 0..1. A share `clean` of the faces are their own
+    target. Sharp sources are drawn more often than those that had to be enlarged.
+    """
+
+    def __init__(
+        self,
+        crops: FaceCrops,
+        batch: int,
+        seed: int,
+        severity: Severity = SEVERITIES["training"],
+        clean: float = 0.05,
+        workers: int = 2,
+    ) -> None:
+        self.crops, self.batch, self.severity, self.clean = crops, batch, severity, clean
+        weight = np.clip(crops.scale, 0.4, 1.0) ** 2
+        self.probability = weight / weight.sum()
+        self._queue: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=8)
+        self._stop = threading.Event()
+        for worker in range(workers):
+            rng = np.random.default_rng([seed, worker])
+            threading.Thread(target=self._work, args=(rng,), daemon=True).start()
+
+    def _work(self, rng: np.random.Generator) -> None:
+        while not self._stop.is_set():
+            pairs = [self._pair(rng) for _ in range(self.batch)]
+            batch = {
+                name: torch.from_numpy(np.stack([pair[i] for pair in pairs])).permute(0, 3, 1, 2).float() / 255
+                for i, name in enumerate(("degraded", "target"))
+            }
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(batch, timeout=0.5)
+                    break
+                except queue.Full:
+                    continue
+
+    def _pair(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        target = self.crops.images[rng.choice(len(self.crops), p=self.probability)]
+        if rng.random() < 0.5:
+            target = target[:, ::-1]
+        if rng.random() < 0.3:  # exposure and saturation vary more in the world than in the folder
+            value = target.astype(np.float32) / 255
+            grey = value.mean(2, keepdims=True)
+            value = grey + (value - grey) * rng.uniform(0.5, 1.2)
+            value = np.clip(value, 0, 1) ** rng.uniform(0.7, 1.4)
+            target = (value * 255 + 0.5).astype(np.uint8)
+        target = np.ascontiguousarray(target)
+        if rng.random() < self.clean:
+            return target, target
+        how = draw(rng, self.severity)
+        return degrade(target, how), recolour(target, how)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while True:
+            yield self._queue.get()
+
+    def close(self) -> None:
+        """Stop the background threads."""
+        self._stop.set()

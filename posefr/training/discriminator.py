@@ -1,0 +1,55 @@
+"""The discriminator: StyleGAN2's residual one (arXiv 1912.04958), narrow, in plain PyTorch operators."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Discriminator"]
+
+_SLOPE = 0.2
+
+
+class _Block(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.down = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.conv(x), _SLOPE)
+        y = F.leaky_relu(self.down(F.avg_pool2d(y, 2)), _SLOPE)
+        return (y + self.skip(F.avg_pool2d(x, 2))) / math.sqrt(2)
+
+
+class Discriminator(nn.Module):
+    """Logits [B, 1] for images [B, 3, size, size] in 0..1.
+
+    Args:
+        size: px, a power of two.
+        width: channels at the full size; doubled with each halving, up to 8 times.
+    """
+
+    def __init__(self, size: int, width: int = 24) -> None:
+        super().__init__()
+        # The first step folds 2x2 px into channels: the full size costs little.
+        self.stem = nn.Conv2d(12, 2 * width, 3, padding=1)
+        blocks, channels, size = [], 2 * width, size // 2
+        while size > 4:
+            wider = min(8 * width, 2 * channels)
+            blocks.append(_Block(channels, wider))
+            channels, size = wider, size // 2
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Conv2d(channels + 1, channels, 3, padding=1)
+        self.logit = nn.Linear(channels * 16, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.leaky_relu(self.stem(F.pixel_unshuffle(image * 2 - 1, 2)), _SLOPE)
+        x = self.blocks(x)
+        spread = x.float().std(0, correction=0).mean().to(x.dtype)  # minibatch standard deviation (arXiv 1710.10196)
+        x = torch.cat([x, spread.expand(x.shape[0], 1, *x.shape[2:])], 1)
+        return self.logit(F.leaky_relu(self.last(x), _SLOPE).flatten(1))
