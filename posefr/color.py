@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posefr.masks import shape_distance, soft_edge
+from .masks import shape_distance, soft_edge
 
 __all__ = ["COLOR_MATCHES", "match_color", "oklab_to_srgb", "srgb_to_oklab"]
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posefr.color import COLOR_MATCHES, match_color
-from posefr.errors import PoseFRError
-from posefr.geometry import Crops, apply_transform, check_images, invert_similarity, resample, sample_crops
-from posefr.masks import MASK_SHAPES, face_outline, feather_inwards, shape_distance, soft_edge
+from .color import COLOR_MATCHES, match_color
+from .errors import PoseFRError
+from .geometry import Crops, apply_transform, check_images, invert_similarity, resample, sample_crops
+from .masks import MASK_SHAPES, face_outline, feather_inwards, shape_distance, soft_edge
 
 __all__ = ["paste_faces"]
 

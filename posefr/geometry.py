@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posefr.errors import PoseFRError
-from posefr.faces import Faces
+from .errors import PoseFRError
+from .faces import Faces
 
 __all__ = [
     "FRAMES",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posefr.geometry import apply_transform
+from .geometry import apply_transform
 
 __all__ = ["MASK_SHAPES", "face_outline", "feather_inwards", "shape_distance", "soft_edge"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from posefr.errors import PoseFRError
+from .errors import PoseFRError
 
 __all__ = ["MEAN_FACE", "estimate_pose"]
 

@@ -8,8 +8,8 @@ import re
 import torch
 from torch import Tensor
 
-from posefr.errors import PoseFRError
-from posefr.faces import Faces
+from .errors import PoseFRError
+from .faces import Faces
 
 __all__ = ["ORDERS", "select_faces", "split_faces"]
 
