@@ -222,11 +222,12 @@ def _restore(args: argparse.Namespace) -> int:
                 shutil.copyfileobj(source, file)
         else:
             lost = write_picture(job.target, picture.with_image(result.images), args.quality)
-        said = f"{len(result.faces)} of {len(result.found)} faces restored"
+        count = "1 face" if len(result.found) == 1 else f"{len(result.found)} faces"
+        said = f"{len(result.faces)} of {count} restored"
         if len(result.found) == 0:
             said = "no face found, passed through"
         elif len(result.faces) == 0:
-            said = f"none of {len(result.found)} faces selected, passed through"
+            said = f"none of {count} selected, passed through"
         if lost:
             said += f"; {job.target.suffix[1:]} cannot hold its {' and '.join(lost)}"
         return {
@@ -260,7 +261,8 @@ def _detect(args: argparse.Namespace) -> int:
         if job.target is not None:
             write_picture(job.target, picture.with_image(draw_faces(picture.image, faces.to("cpu"))))
         records = face_records(faces)
-        lines = [f"{len(faces)} of {len(found)} faces listed" if args.only else f"{len(found)} faces"]
+        count = "1 face" if len(found) == 1 else f"{len(found)} faces"
+        lines = [f"{len(faces)} of {count} listed" if args.only else count]
         for record in records:
             x0, y0, x1, y1 = record["box"]
             yaw = "unknown" if record["yaw"] is None else f"{record['yaw']:+.0f} degrees"

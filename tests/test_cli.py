@@ -118,6 +118,12 @@ def test_an_image_without_a_face_is_passed_through_byte_for_byte(tmp_path, capsy
     assert (record["status"], record["found"], record["faces"]) == ("passed through", 0, [])
 
 
+def test_a_choice_that_leaves_no_face_is_passed_through_with_a_word(photo, tmp_path, capsys):
+    assert _run("restore", photo, "-o", tmp_path / "out", "--only", 7) == cli.DONE
+    assert (tmp_path / "out" / "photo.png").read_bytes() == photo.read_bytes()
+    assert "none of 2 faces selected, passed through" in capsys.readouterr().out
+
+
 def test_an_image_without_a_face_is_converted_if_asked(tmp_path):
     source = _write(tmp_path / "small.png", np.full((20, 20, 3), 9, np.uint8))
     assert _run("restore", source, "-o", tmp_path / "small.bmp") == cli.DONE
