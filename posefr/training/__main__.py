@@ -23,6 +23,7 @@ def main() -> None:
     add("--size", type=int, help="train at this size in px first (default: the configuration's)")
     add("--weights", type=Path, help="checkpoint to start from; a smaller one is grown")
     add("--minutes", type=float, default=defaults.minutes, help="time budget")
+    add("--steps", type=int, default=defaults.steps, help="stop after so many steps; 0 for no such limit")
     add("--batch", type=int, default=defaults.batch)
     add("--learning-rate", type=float, default=defaults.learning_rate)
     add("--ema", type=float, default=defaults.ema)
@@ -42,7 +43,7 @@ def main() -> None:
         config = config.at(args.size)
     crops = load_crops(args.faces, config.size, cache=args.out / f"faces-{config.size}.npz")
     recipe = Recipe(
-        minutes=args.minutes, batch=args.batch, learning_rate=args.learning_rate, ema=args.ema,
+        minutes=args.minutes, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, ema=args.ema,
         adversarial=args.adversarial, r1=args.r1, clean=args.clean, seed=args.seed, bf16=args.bf16,
         workers=args.workers, sample_every=args.sample_every,
     )  # fmt: skip

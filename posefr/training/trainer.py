@@ -27,8 +27,8 @@ class Recipe:
     """What a run does.
 
     Attributes:
-        minutes: time budget; the run stops cleanly after it.
-        batch: faces a step. learning_rate: Adam's, warmed up over 200 steps, then a cosine over the time budget down
+        minutes: time budget; the run stops cleanly after it. steps: or after so many steps; 0 for no such limit.
+        batch: faces a step. learning_rate: Adam's, warmed up over 200 steps, then a cosine over the budget down
             to a tenth. ema: decay of the averaged weights, a step.
         pyramid: weight of the decoder's small images.
         adversarial: weight of the adversarial loss at fidelity 0, falling to a tenth of it at fidelity 1;
@@ -39,6 +39,7 @@ class Recipe:
     """
 
     minutes: float = 60.0
+    steps: int = 0
     batch: int = 8
     learning_rate: float = 1e-3
     ema: float = 0.998
@@ -92,9 +93,11 @@ def train(
     try:
         for batch in loader:
             elapsed = time.monotonic() - start
-            if elapsed > recipe.minutes * 60:
-                break
             share = elapsed / (recipe.minutes * 60)
+            if recipe.steps:
+                share = max(share, (step - done) / recipe.steps)
+            if share >= 1:
+                break
             rate = recipe.learning_rate * min(1.0, (step - done + 1) / 200) * (0.55 + 0.45 * math.cos(math.pi * share))
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -194,7 +197,7 @@ def _save(
     partial.replace(out / "state.pt")
     path = out / "network.safetensors"
     provenance = {
-        "steps": steps, "images": steps * recipe.batch, "minutes": round(seconds / 60, 1), "note": note,
+        "steps": steps, "images": steps * recipe.batch, "minutes": round(seconds / 60, 2), "note": note,
         "recipe": asdict(recipe),
     }  # fmt: skip
     save_network(averaged, path, provenance)
