@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 STAND_IN = Path(__file__).resolve().parents[1] / "comfy_stand_in"
 MODULES = ["comfy.model_management", "comfy.model_patcher", "comfy.utils", "comfy_api.latest", "folder_paths", "server"]
@@ -81,6 +84,9 @@ def _run(python: str, code: str, *arguments: str, given: str = "", folder: Path 
 
 
 def test_a_real_comfyui_has_every_name_and_parameter_of_the_stand_in(comfyui):
+    version = re.search(r"(\d+)\.(\d+)", (comfyui.folder / "comfyui_version.py").read_text())
+    if (int(version[1]), int(version[2])) < (0, 17):
+        pytest.skip("the stand-in is ComfyUI 0.17 or newer; the other tests here cover the fallbacks for older ones")
     promised = _run(sys.executable, LIST, str(STAND_IN), *MODULES)
     assert len(json.loads(promised)) > 30
     missing = _run(comfyui.python, COMPARE, str(comfyui.folder), given=promised, folder=comfyui.folder)
