@@ -687,6 +687,9 @@ class PasteFaces(_Node):
         if not len(crops.faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
             return cls.done(image, nothing, warnings=("No face to paste: passed through unchanged.",))
+        if custom_mask is not None and not custom_mask.any():
+            nothing = host.hand_over(images.new_zeros(images.shape[:3]))
+            return cls.done(image, nothing, warnings=("The custom mask is black everywhere: nothing was pasted.",))
         faces, _ = _split(restored)
         if len(faces) != len(crops.faces):
             raise PoseFRError(

@@ -336,6 +336,14 @@ def test_a_mask_per_crop_is_taken(nodes, images, faces):
     assert torch.equal(out[0, :, :60], images[0, :, :60])
 
 
+def test_a_black_mask_pastes_nothing_and_says_so(nodes, comfy, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    empty = torch.zeros(1, 64, 64)  # what Load Image gives for a picture without alpha
+    out, _ = run(nodes.PasteFaces, image=images, crops=crops, restored=1 - cut, custom_mask=empty).args
+    assert torch.equal(out, images)
+    assert comfy.notes["7"] == "The custom mask is black everywhere: nothing was pasted."
+
+
 def test_a_mask_of_another_size_is_refused_in_one_sentence(nodes, images, faces):
     crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     with pytest.raises(nodes.PoseFRError, match=r"1 of 64x48 px; .* 160x128 px, .* 2 images, .* 32x32 px, .* 3 faces"):
