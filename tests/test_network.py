@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from networks import SMALL, awake
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,24 +13,6 @@ from posefr.restoration.codec import image_pyramid
 from posefr.restoration.mmrb import MMRB
 from posefr.restoration.network import CONFIGURATIONS, PoseFRConfig, PoseFRNet
 from posefr.restoration.stylegan2 import ModulatedConv2d, Synthesis, seeded_noise
-
-SMALL = PoseFRConfig(
-    size=64,
-    prior={4: 16, 8: 16, 16: 16, 32: 16, 64: 8, 128: 8},
-    decoder={4: 8, 8: 8, 16: 8, 32: 8, 64: 8, 128: 8},
-    blocks={4: 1, 8: 1, 16: 1, 32: 1},
-    style_channels=16,
-)
-
-
-def awake(network: PoseFRNet, seed: int = 0) -> PoseFRNet:
-    """The network with its zero-initialised layers filled, as after some training."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

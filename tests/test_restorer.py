@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import SMALL, awake
 from safetensors.torch import load_file, save_file
 
 from posefr.errors import PoseFRError
 from posefr.restoration import load_restorer, restorer_names
 from posefr.restoration.checkpoint import load_network, read_metadata, save_network
 from posefr.restoration.network import PoseFRNet
-
-from .test_network import SMALL, awake
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from networks import SMALL
 
 from posefr.errors import PoseFRError
 from posefr.restoration.checkpoint import load_network
@@ -16,8 +17,6 @@ from posefr.training.data import FaceCrops, PairLoader, load_crops
 from posefr.training.discriminator import Discriminator
 from posefr.training.losses import charbonnier, discriminator_loss, generator_loss, pyramid_loss, r1_penalty
 from posefr.training.trainer import Recipe, start_network, train
-
-from .test_network import SMALL
 
 CPU = torch.device("cpu")
 
