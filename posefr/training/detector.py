@@ -39,7 +39,8 @@ from .detector_photos import Photo, load_photos, read_manifest
 __all__ = ["main", "score_canvases", "train"]
 
 _ARCHITECTURE = "mobile0.25"
-_BOX_WEIGHT = 2.0
+_BOX_WEIGHT = 1.0
+_LANDMARK_WEIGHT = 0.5
 _LEAST_SEEN = 9.0  # px of detail left in a face, below which it is neither face nor background
 _HELD_OUT = 40  # every 40th photo is kept for the score that the log shows
 
@@ -190,7 +191,7 @@ def train(photos: Sequence[Photo], recipe: Recipe, out: Path, metadata: dict[str
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
                 outputs = network(inputs)
             terms = detection_loss(outputs, targets)
-            loss = _BOX_WEIGHT * terms["box"] + terms["face"] + terms["landmarks"]
+            loss = _BOX_WEIGHT * terms["box"] + terms["face"] + _LANDMARK_WEIGHT * terms["landmarks"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), 10.0))

@@ -23,6 +23,7 @@ _MATCH_IOU = 0.35
 _LEAST_IOU = 0.2
 _NEGATIVES_PER_POSITIVE = 7
 _LEAST_NEGATIVES = 64
+_QUADRATIC_BELOW = 0.1  # in encoded units: small errors keep their pull, where a landmark is to come right to the pixel
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,11 @@ def detection_loss(outputs: tuple[Tensor, Tensor, Tensor], targets: list[Targets
     wanted_box = torch.stack([t.box for t in targets])[positive]
     wanted_landmarks = torch.stack([t.landmarks for t in targets])[positive]
     return {
-        "box": functional.smooth_l1_loss(box[positive], wanted_box, reduction="sum") * scale,
+        "box": _distance(box[positive], wanted_box) * scale,
         "face": face,
-        "landmarks": functional.smooth_l1_loss(landmarks[positive], wanted_landmarks, reduction="sum") * scale,
+        "landmarks": _distance(landmarks[positive], wanted_landmarks) * scale,
     }
+
+
+def _distance(answer: Tensor, wanted: Tensor) -> Tensor:
+    return functional.smooth_l1_loss(answer, wanted, reduction="sum", beta=_QUADRATIC_BELOW)
