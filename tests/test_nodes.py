@@ -229,6 +229,20 @@ def test_every_name_and_tooltip_is_translated(pack, language):
         assert all(not text.isascii() for text in texts)
 
 
+@pytest.mark.parametrize("example", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_the_example_workflows_fit_the_nodes(pack, example):
+    schemas = {schema.node_id: schema for schema in (node.define_schema() for node in node_classes(pack))}
+    ours = [node for node in json.loads(example.read_text())["nodes"] if node["type"].startswith("PoseFR")]
+    assert ours
+    for node in ours:
+        schema = schemas[node["type"]]
+        assert sorted(i["name"] for i in node["inputs"]) == sorted(i.id for i in schema.inputs)
+        assert [o["name"] for o in node["outputs"]] == [o.display_name for o in schema.outputs]
+        widgets = [i for i in schema.inputs if hasattr(i, "default")]
+        for widget, value in zip(widgets, node["widgets_values"], strict=True):
+            assert value == (widget.options[0] if widget.default is None else widget.default), widget.id
+
+
 # The main job
 
 
