@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from posefr.detection import load_detector
+from posefr.detection.networks import build_network
 from posefr.detection.priors import prior_boxes
 from posefr.errors import PoseFRError
-from posefr.training.detector import Recipe, train
+from posefr.training.detector import Recipe, calibrate, score_canvases, train
 from posefr.training.detector_canvas import Canvas, compose, mirror, transform_boxes
 from posefr.training.detector_degradation import degrade
 from posefr.training.detector_loss import detection_loss, match
@@ -101,7 +102,7 @@ def test_every_sure_face_has_a_prior():
 
 def test_a_run_stops_at_its_budget_and_resumes(photos, tmp_path):
     def recipe(minutes: float) -> Recipe:
-        return Recipe(minutes, 64, 2, 1e-3, 10, 0.0, 0.9, 0, False, 5.0)
+        return Recipe(minutes, 64, 2, 1e-3, 10, 0.0, 0.9, 0, False, 5.0, 100.0)
 
     with pytest.raises(PoseFRError, match="nothing to resume"):
         train(photos, recipe(0.01), tmp_path, {}, resume=True)
@@ -117,9 +118,25 @@ def test_a_run_stops_at_its_budget_and_resumes(photos, tmp_path):
         json.loads(line)
 
 
+def test_calibration_leaves_no_more_false_finds_than_borne():
+    torch.manual_seed(0)
+    network = build_network("mobile0.25")
+    with torch.no_grad():
+        for head in network.ClassHead:
+            head.conv1x1.bias[1::2] += 1
+    canvases = [Canvas(np.random.default_rng(i).integers(0, 256, (96, 96, 3)).astype(np.uint8)) for i in range(4)]
+    assert score_canvases(network, canvases)["false_per_canvas"] > 1
+    before = network(torch.zeros(1, 3, 64, 64))[1][0, :, 1].logit()
+    shift = calibrate(network, canvases, 0.5)
+    assert shift > 0
+    assert score_canvases(network, canvases)["false_per_canvas"] <= 0.5
+    after = network(torch.zeros(1, 3, 64, 64))[1][0, :, 1].logit()
+    torch.testing.assert_close(after, before - shift, atol=1e-3, rtol=0)
+
+
 def test_too_few_photos_are_told(photos, tmp_path):
     with pytest.raises(PoseFRError, match="at least 40"):
-        train(photos[:3], Recipe(0.01, 64, 2, 1e-3, 10, 0.0, 0.9, 0, False, 5.0), tmp_path, {}, resume=False)
+        train(photos[:3], Recipe(0.01, 64, 2, 1e-3, 10, 0.0, 0.9, 0, False, 5.0, 100.0), tmp_path, {}, resume=False)
 
 
 def test_mirroring_twice_changes_nothing(photos):
