@@ -46,7 +46,6 @@ _TEMPLATE5_SIZE = 512.0
 _MIN_SIDE = 1.0
 
 _LOBES = 4  # of the Lanczos kernel
-_PLAIN_STEP = 1.02  # px of the source per px of the target up to which interpolation alone does not alias
 
 
 def alignment_transform(landmarks: Tensor, size: int, frame: str = "ffhq") -> Tensor:
@@ -239,11 +238,10 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
 
 
 def _reach(row: list[float], size: int) -> tuple[float, float]:
-    """The lowest and highest image coordinate, on one axis, that a crop and the taps around it ask for."""
+    """The lowest and highest image coordinate, on one axis, of a crop's square."""
     along_u, along_v, shift = row
-    first, extent = -_LOBES, size + 2 * _LOBES
-    low = shift + first * (along_u + along_v) + extent * (min(along_u, 0) + min(along_v, 0))
-    return low, low + extent * (abs(along_u) + abs(along_v))
+    low = shift + size * (min(along_u, 0) + min(along_v, 0))
+    return low, low + size * (abs(along_u) + abs(along_v))
 
 
 def _source_span(low: float, high: float, length: int, step: float) -> tuple[int, int, bool]:
@@ -257,7 +255,7 @@ def _source_span(low: float, high: float, length: int, step: float) -> tuple[int
             min(max(low, 0.0), 2 * length - high) if high > length else 0.0,
             max(min(high, length), -low) if low < 0 else float(length),
         )
-    margin = 2 + _LOBES + 2 * step  # taps of the interpolation, and of what comes before it
+    margin = (_LOBES + 2) * max(step, 1.0) + 2  # taps of the low-pass filter and of the interpolation
     first = min(max(math.floor(low - margin), 0), length - 1)
     last = max(min(math.ceil(high + margin), length), first + 1)
     return first, last, leaves
@@ -274,9 +272,9 @@ def resample(
     """Sample a picture on a rectangle of another one's pixels, sharp and without aliasing.
 
     Where a target pixel spans no more than one source pixel, this is an interpolation: Lanczos with four lobes to twice
-    the source's resolution, bicubic from there. Where it spans more, the picture is interpolated at twice the target's
-    resolution and brought down by a Lanczos kernel in the target's own axes; what spans more than two source pixels is
-    reduced to two first.
+    the source's resolution, bicubic from there. Where it spans more, the source is low-pass filtered by a Lanczos
+    kernel of the target's resolution, and then interpolated; what spans more than two source pixels is reduced to two
+    first.
 
     Args:
         source: [1, C, h, w] float32, a window of a picture, or all of it; its border pixels go on outside it.
@@ -290,55 +288,52 @@ def resample(
     """
     height, width = source.shape[2:]
     step = math.hypot(matrix[0][0], matrix[1][0])
-    fine = step > _PLAIN_STEP
-    if not fine:
+    if step <= 1:
         source = _double(source)
-    elif step > 2:
-        smaller = (max(1, round(2 * height / step)), max(1, round(2 * width / step)))
-        source = F.interpolate(source, size=smaller, mode="bicubic", antialias=True, align_corners=False)
-    columns = _centres(target[0], target[2], fine, source.device)
-    rows = _centres(target[1], target[3], fine, source.device)
-    grid = torch.empty((1, len(rows), len(columns), 2), device=source.device)
+    else:
+        if step > 2:
+            smaller = (max(1, round(2 * height / step)), max(1, round(2 * width / step)))
+            source = F.interpolate(source, size=smaller, mode="bicubic", antialias=True, align_corners=False)
+        source = _low_pass(source, min(step, 2.0))
+    left, top, columns, rows = target
+    x = torch.arange(columns, dtype=torch.float32, device=source.device) + (left + 0.5)
+    y = torch.arange(rows, dtype=torch.float32, device=source.device) + (top + 0.5)
+    grid = torch.empty((1, rows, columns, 2), device=source.device)
     for axis, (along_x, along_y, shift) in enumerate(matrix):
         period, first, length = mirror[axis], corner[axis], (width, height)[axis]
         if period:
-            place = (along_x * columns)[None, :] + (along_y * rows + shift)[:, None]
+            place = (along_x * x)[None, :] + (along_y * y + shift)[:, None]
             place = period - (place.remainder(2 * period) - period).abs() - first
         else:
-            place = (along_x * columns)[None, :] + (along_y * rows + (shift - first))[:, None]
+            place = (along_x * x)[None, :] + (along_y * y + (shift - first))[:, None]
         grid[0, :, :, axis] = place.mul_(2 / length).sub_(1)
-    sample = F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return _halve(sample) if fine else sample
-
-
-def _centres(first: int, count: int, fine: bool, device: torch.device) -> Tensor:
-    """Pixel centres of `count` px from `first`; at twice the resolution and with room for the Lanczos taps if fine."""
-    if not fine:
-        return torch.arange(count, dtype=torch.float32, device=device) + (first + 0.5)
-    room = 2 * _LOBES - 1
-    return torch.arange(-room, 2 * count + room, dtype=torch.float32, device=device) / 2 + (first + 0.25)
+    return F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 def _double(pictures: Tensor) -> Tensor:
     """Lanczos interpolation [N, C, h, w] to [N, C, 2h, 2w]; border pixels go on outside."""
     offsets = torch.arange(-_LOBES, _LOBES + 1, dtype=torch.float64)
-    for axis, pad in ((2, (0, 0, _LOBES, _LOBES)), (3, (_LOBES, _LOBES, 0, 0))):
-        count = pictures.shape[axis]
-        padded = F.pad(pictures, pad, mode="replicate")
-        taps = [padded.narrow(axis, i, count) for i in range(2 * _LOBES + 1)]
+    for axis in (2, 3):
+        taps = _shifted(pictures, axis, _LOBES)
         halves = [_weighted_sum(taps, _lanczos(offsets + shift)) for shift in (0.25, -0.25)]
         pictures = torch.stack(halves, dim=axis + 1).flatten(axis, axis + 1)
     return pictures
 
 
-def _halve(pictures: Tensor) -> Tensor:
-    """Lanczos reduction [N, C, 2h + 4 lobes - 2, 2w + 4 lobes - 2] to [N, C, h, w]."""
-    weights = _lanczos((torch.arange(4 * _LOBES, dtype=torch.float64) + 0.5) / 2 - _LOBES)
+def _low_pass(pictures: Tensor, step: float) -> Tensor:
+    """Take from [N, C, h, w] what samples `step` px apart cannot show; border pixels go on outside."""
+    radius = math.ceil(_LOBES * step) - 1
+    weights = _lanczos(torch.arange(-radius, radius + 1, dtype=torch.float64) / step)
     for axis in (2, 3):
-        count = (pictures.shape[axis] - len(weights)) // 2 + 1
-        taps = [pictures.narrow(axis, i, 2 * count - 1) for i in range(len(weights))]
-        pictures = _weighted_sum([tap[:, :, ::2] if axis == 2 else tap[:, :, :, ::2] for tap in taps], weights)
+        pictures = _weighted_sum(_shifted(pictures, axis, radius), weights)
     return pictures
+
+
+def _shifted(pictures: Tensor, axis: int, radius: int) -> list[Tensor]:
+    """Views of [N, C, h, w], shifted along an axis by -radius to radius px."""
+    pad = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
+    padded = F.pad(pictures, pad, mode="replicate")
+    return [padded.narrow(axis, i, pictures.shape[axis]) for i in range(2 * radius + 1)]
 
 
 def _lanczos(distance: Tensor) -> list[float]:
