@@ -12,7 +12,7 @@ from torch import Tensor
 from .color import COLOR_MATCHES, match_color
 from .errors import PoseFRError
 from .geometry import Crops, apply_transform, check_images, invert_similarity, resample, sample_crops
-from .masks import MASK_SHAPES, face_outline, feather_inwards, shape_distance, soft_edge
+from .masks import MASK_SHAPES, face_outline, feather_inwards, shape_distance, shape_extent, soft_edge
 
 __all__ = ["paste_faces"]
 
@@ -84,7 +84,7 @@ def paste_faces(
     coverage = torch.zeros(images.shape[:3], device=device)
     first = torch.zeros(1, dtype=torch.int64)
     # Fewer crop px to an image px: larger in the image, nearer, on top.
-    for place in sorted(_places(transforms, size, images), key=lambda place: place.scale):
+    for place in sorted(_places(transforms, size, shape, images), key=lambda place: place.scale):
         i, frame = place.index, frames[place.index]
         region = (frame, slice(place.top, place.top + place.height), slice(place.left, place.left + place.width))
         u, v = place.positions(device)
@@ -173,7 +173,7 @@ def _sample_mask(mask: Tensor, u: Tensor, v: Tensor, side: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Place:
-    """The upright rectangle of image px around one crop, clipped to the image."""
+    """The upright rectangle of image px around what is pasted of one crop, clipped to the image."""
 
     index: int
     matrix: list[list[float]]  # image px to crop px
@@ -201,14 +201,14 @@ class _Place:
         return (xx * x)[None, :] + (xy * y + x0)[:, None], (yx * x)[None, :] + (yy * y + y0)[:, None]
 
 
-def _places(transforms: Tensor, size: int, images: Tensor) -> list[_Place]:
-    """Where the crops lie; those wholly outside the image are left out."""
-    height, width = images.shape[1:3]
-    corners = torch.tensor([[0, 0], [size, 0], [0, size], [size, size]], dtype=torch.float64, device=transforms.device)
-    corners = apply_transform(invert_similarity(transforms), corners.expand(len(transforms), 4, 2))
-    limits = torch.tensor([width, height], device=transforms.device)
-    first = corners.amin(dim=1).floor().clamp_min(0).minimum(limits)
-    last = corners.amax(dim=1).ceil().clamp_min(0).minimum(limits)
+def _places(transforms: Tensor, size: int, shape: str, images: Tensor) -> list[_Place]:
+    """Where the shape lies for each crop; those wholly outside the image are left out."""
+    inverse = invert_similarity(transforms)
+    centre, half = shape_extent(shape, inverse[:, :, :2] * size)
+    middle = apply_transform(inverse, (centre * size).expand(len(inverse), 1, 2))[:, 0]
+    limits = middle.new_tensor([images.shape[2], images.shape[1]])
+    first = (middle - half).floor().clamp_min(0).minimum(limits)
+    last = (middle + half).ceil().clamp_min(0).minimum(limits)
     boxes = torch.cat([first, last - first], dim=1).long().tolist()
     return [
         _Place(i, matrix, size, *box)

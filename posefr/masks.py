@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .geometry import apply_transform
 
-__all__ = ["MASK_SHAPES", "face_outline", "feather_inwards", "shape_distance", "soft_edge"]
+__all__ = ["MASK_SHAPES", "face_outline", "feather_inwards", "shape_distance", "shape_extent", "soft_edge"]
 
 MASK_SHAPES = ("ellipse", "box", "hull")
 
@@ -64,6 +64,21 @@ def _directions(device: torch.device) -> Tensor:
     """[2, K] unit vectors all the way round."""
     angle = torch.arange(_HULL_DIRECTIONS, device=device) * (2 * math.pi / _HULL_DIRECTIONS)
     return torch.stack([angle.cos(), angle.sin()])
+
+
+def shape_extent(shape: str, linear: Tensor) -> tuple[Tensor, Tensor]:
+    """The upright rectangle that holds a shape wherever its crop lies.
+
+    Args:
+        shape: `box`, `ellipse` or `hull` (which is bounded by the box).
+        linear: [N, 2, 2], from coordinates across and down the crop, 0..1, to image px; without the shift.
+
+    Returns:
+        The shape's centre [2] in the crop, 0..1, and half the rectangle's width and height [N, 2] in image px.
+    """
+    centre, radii = (_ELLIPSE_CENTRE, _ELLIPSE_RADII) if shape == "ellipse" else ((0.5, 0.5), (0.5, 0.5))
+    half = torch.linalg.vector_norm(linear * linear.new_tensor(radii), ord=2 if shape == "ellipse" else 1, dim=2)
+    return linear.new_tensor(centre), half
 
 
 def shape_distance(shape: str, u: Tensor, v: Tensor, outline: Tensor | None = None) -> Tensor:
