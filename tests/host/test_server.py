@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,13 @@ def test_the_pack_loads_without_a_warning(server):
     assert "Traceback" not in server.log()
 
 
+def test_help_pages_and_translations_are_served(server):
+    for name in json.loads((ROOT / "node_list.json").read_text()):
+        with urllib.request.urlopen(f"{server.url}/extensions/ComfyUI-PoseFR/docs/{name}.md") as page:
+            assert page.read() == (ROOT / "web" / "docs" / f"{name}.md").read_bytes()
+    assert server.ask("/i18n")["ja"]["nodeDefs"]["PoseFRDetectFaces"]["outputs"]["0"]["name"]
+
+
 def test_composed_nodes_and_the_one_node_restore_the_same_face(server, astronaut):
     entry = server.run(composed(astronaut, indices="0"))
     before = read(server.base / "input" / astronaut)
@@ -131,6 +139,29 @@ def test_real_photos_run_through_both_workflows(server, name):
         assert after.shape == before.shape
         changed = np.abs(after - before).max(2) > 0
         assert 0 < changed.mean() < 0.9
+
+
+def test_other_nodes_work_between_ours(server, astronaut):
+    """Restored faces twice as large from the core's scaler, pasted through a mask from the core."""
+    workflow = composed(astronaut, indices="0")
+    workflow["larger"] = node("ImageScaleBy", image=["restore", 0], upscale_method="lanczos", scale_by=2.0)
+    workflow["half"] = node("SolidMask", value=1.0, width=512, height=110)
+    workflow["none"] = node("SolidMask", value=0.0, width=512, height=512)
+    workflow["upper"] = node("MaskComposite", destination=["none", 0], source=["half", 0], x=0, y=0, operation="add")
+    workflow["paste"]["inputs"] |= {"restored": ["larger", 0], "custom_mask": ["upper", 0]}
+    after = read(server.pictures(server.run(workflow), "save")[0])
+    changed = (after != read(server.base / "input" / astronaut)).any(2)
+    assert changed[:100].any()
+    assert not changed[130:].any()
+
+
+def test_networks_come_back_after_the_host_unloaded_them(server, astronaut):
+    first = read(server.pictures(server.run(one_node(astronaut)), "save")[0])
+    server.ask("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1.0)
+    workflow = one_node(astronaut)
+    workflow["save"]["inputs"]["filename_prefix"] = "again"
+    assert np.array_equal(read(server.pictures(server.run(workflow), "save")[0]), first)
 
 
 def as_sent(saved: dict, photo: str) -> dict:
