@@ -207,7 +207,7 @@ def test_every_node_has_a_help_page_that_names_every_socket(pack):
         page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text()
         assert page.startswith(f"# {schema.display_name}\n")
         for name in [*(i.id for i in schema.inputs), *(o.display_name for o in schema.outputs)]:
-            assert f"| `{name}`" in page
+            assert f"\n- `{name}`" in page
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
