@@ -103,18 +103,38 @@ NODE_CLASS_MAPPINGS = {"TestTightRestorer": TightRestorer}
 """
 
 
+# Where the user keeps models outside ComfyUI's own folder.
+EXTRA_PATHS = """
+elsewhere:
+    base_path: {base}/elsewhere
+    facedetection: detectors
+    posefr: restorers
+"""
+
+
 @pytest.fixture(scope="session")
 def server(comfyui, tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    for folder in ("custom_nodes", "input", "output", "temp", "user/default", "models"):
+    for folder in (
+        "custom_nodes",
+        "input",
+        "output",
+        "temp",
+        "user/default",
+        "models",
+        "elsewhere/detectors",
+        "elsewhere/restorers",
+    ):
         (base / folder).mkdir(parents=True)
     (base / "custom_nodes" / "ComfyUI-PoseFR").symlink_to(ROOT, target_is_directory=True)
     (base / "custom_nodes" / "tight_restorer.py").write_text(TIGHT)
+    (base / "extra.yaml").write_text(EXTRA_PATHS.format(base=base))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [comfyui.python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+    command += ["--extra-model-paths-config", str(base / "extra.yaml")]
     command += ["--disable-auto-launch", "--disable-api-nodes"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
     with open(base / "server.log", "wb") as log:

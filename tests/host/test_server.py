@@ -208,9 +208,7 @@ def test_another_detector_picked_is_another_detector_used(server, astronaut):
     reference = SHARED / "reference" / "retinaface_mobile0.25.pth"
     if not reference.is_file():
         pytest.skip(f"needs a second detector, {reference}")
-    folder = server.base / "models" / "facedetection"
-    folder.mkdir(exist_ok=True)
-    shutil.copy(reference, folder / "mobilenet0.25_Final.pth")
+    shutil.copy(reference, server.base / "elsewhere" / "detectors" / "mobilenet0.25_Final.pth")
     shown = {}
     for turn, detector in enumerate(["bundled", "mobile0.25", "bundled"]):
         workflow = composed(astronaut, detector)
@@ -218,6 +216,30 @@ def test_another_detector_picked_is_another_detector_used(server, astronaut):
         shown[turn] = read(server.pictures(server.run(workflow), "preview")[0])
     assert not np.array_equal(shown[0], shown[1])
     assert np.array_equal(shown[0], shown[2])
+
+
+def test_a_restorer_put_into_an_extra_folder_is_listed_at_once_and_runs(server, astronaut):
+    def options() -> list[str]:
+        kind, details = server.ask("/object_info")["PoseFRLoadRestorer"]["input"]["required"]["restorer"]
+        return details["options"] if kind == "COMBO" else kind  # hosts before 0.5 send the list itself
+
+    name = "my own.safetensors"
+    assert name not in options()
+    shutil.copy(ROOT / "posefr" / "weights" / "posefr-256.safetensors", server.base / "elsewhere" / "restorers" / name)
+    assert name in options()
+    bundled = read(server.pictures(server.run(one_node(astronaut)), "save")[0])
+    workflow = one_node(astronaut, restorer=name)
+    assert np.array_equal(read(server.pictures(server.run(workflow), "save")[0]), bundled)
+
+
+def test_a_broken_restorer_file_is_named_in_one_sentence(server, astronaut):
+    name = "cut short.safetensors"
+    whole = (ROOT / "posefr" / "weights" / "posefr-256.safetensors").read_bytes()
+    (server.base / "elsewhere" / "restorers" / name).write_bytes(whole[:100_000])
+    entry = server.result(server.queue(one_node(astronaut, restorer=name)))
+    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    assert error["exception_type"].endswith("PoseFRError")
+    assert name in error["exception_message"]
 
 
 def test_a_forced_out_of_memory_ends_in_a_finished_picture(server, astronaut):
