@@ -15,6 +15,7 @@ COLOR_MATCHES = ("none", "mean_std", "wavelet")
 _STATISTICS_SIZE = 64  # px: means and deviations are taken at this size, where noise and lost detail do not count
 _LOW_BAND_SIZE = 16  # px: what such a small copy can show is the low band
 _DEVIATION_LIMITS = (0.5, 2.0)
+_RIDGE = 1e-5  # variance
 
 # B. Ottosson, "A perceptual color space for image processing", 2020: linear sRGB to LMS, and its cube root to OKLab.
 _LMS = (
@@ -39,7 +40,7 @@ def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
             `wavelet`: the lowest frequencies become the source's, the others stay.
 
     Returns:
-        [S, S, 3] float32; `wavelet` may leave 0..1 slightly.
+        [S, S, 3] float32, which may leave 0..1 slightly.
     """
     if method == "none":
         return restored
@@ -49,14 +50,22 @@ def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
         return restored + F.interpolate(low, size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2)
     centres = (torch.arange(_STATISTICS_SIZE, device=restored.device) + 0.5) / _STATISTICS_SIZE
     across, down = torch.meshgrid(centres, centres, indexing="xy")
-    weight = soft_edge(shape_distance("ellipse", across, down), 0.1)[:, :, None]
+    weight = soft_edge(shape_distance("ellipse", across, down), 0.1).reshape(-1, 1)
     weight = weight / weight.sum()
-    (mean, deviation), (source_mean, source_deviation) = (
-        _statistics(srgb_to_oklab(_shrink(crop, _STATISTICS_SIZE)[0].movedim(0, 2)), weight)
-        for crop in (restored, source)
+    small, wanted = (_shrink(crop, _STATISTICS_SIZE)[0].flatten(1).T for crop in (restored, source))
+    (mean, deviation), (wanted_mean, wanted_deviation) = (
+        _statistics(srgb_to_oklab(colors), weight) for colors in (small, wanted)
     )
-    gain = (source_deviation / deviation.clamp_min(1e-4)).clamp(*_DEVIATION_LIMITS)
-    return oklab_to_srgb((srgb_to_oklab(restored) - mean) * gain + source_mean)
+    gain = (wanted_deviation / deviation.clamp_min(1e-4)).clamp(*_DEVIATION_LIMITS)
+    target = oklab_to_srgb((srgb_to_oklab(small) - mean) * gain + wanted_mean)
+    # What that does to the small copy is done to the whole by the affine map in RGB that is nearest to it: a twentieth
+    # of the work. The ridge keeps colours where a flat crop says nothing about them.
+    middle, shift = (small * weight).sum(dim=0), ((target - small) * weight).sum(dim=0)
+    spread = small - middle
+    ridge = _RIDGE * torch.eye(3, device=restored.device)
+    change = torch.linalg.solve(spread.T @ (spread * weight) + ridge, (spread * weight).T @ (target - small - shift))
+    change = change + torch.eye(3, device=restored.device)
+    return torch.addmm(middle + shift - middle @ change, restored.reshape(-1, 3), change).view_as(restored)
 
 
 def _shrink(crop: Tensor, size: int) -> Tensor:
@@ -65,10 +74,10 @@ def _shrink(crop: Tensor, size: int) -> Tensor:
     return F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _statistics(crop: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean and standard deviation of each channel."""
-    mean = (crop * weight).sum(dim=(0, 1))
-    return mean, ((crop - mean).square() * weight).sum(dim=(0, 1)).sqrt()
+def _statistics(colors: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation of each channel of [K, 3]; the weights [K, 1] sum to 1."""
+    mean = (colors * weight).sum(dim=0)
+    return mean, ((colors - mean).square() * weight).sum(dim=0).sqrt()
 
 
 def srgb_to_oklab(color: Tensor) -> Tensor:
