@@ -220,8 +220,7 @@ def test_another_detector_picked_is_another_detector_used(server, astronaut):
 
 def test_a_restorer_put_into_an_extra_folder_is_listed_at_once_and_runs(server, astronaut):
     def options() -> list[str]:
-        kind, details = server.ask("/object_info")["PoseFRLoadRestorer"]["input"]["required"]["restorer"]
-        return details["options"] if kind == "COMBO" else kind  # hosts before 0.5 send the list itself
+        return server.ask("/object_info")["PoseFRLoadRestorer"]["input"]["required"]["restorer"][1]["options"]
 
     name = "my own.safetensors"
     assert name not in options()
