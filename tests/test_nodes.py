@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +166,33 @@ def models(nodes, monkeypatch):
 def node_classes(pack):
     extension = asyncio.run(pack.comfy_entrypoint())
     return asyncio.run(extension.get_node_list())
+
+
+IMPORT = """
+import importlib, importlib.util, socket, sys
+
+def refuse(*args, **kwargs):
+    raise AssertionError("a connection was tried")
+
+socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = refuse
+root, stand_in, *modules = sys.argv[1:]
+sys.path.insert(0, stand_in)
+for name in modules:
+    importlib.import_module(name)
+spec = importlib.util.spec_from_file_location("pack", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_importing_the_pack_opens_no_connection_and_loads_no_network_library():
+    arguments = [str(ROOT), str(STAND_IN), *HOST_MODULES, "server"]
+    done = subprocess.run([sys.executable, "-c", IMPORT, *arguments], cwd=STAND_IN, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    heavy = {"cv2", "facexlib", "numba", "PIL", "skimage", "spandrel", "torchvision"}
+    assert not heavy & set(done.stdout.split())
+    assert "posefr" not in done.stdout.split()  # the pack's own copy of the library, not an installed one
 
 
 # What the host is told about the nodes
