@@ -77,7 +77,7 @@ def paste_faces(
     shape, crop_masks, image_masks = _check_mask(mask, mask_space, images, count)
 
     device = images.device
-    transforms = crops.transforms.to(device, torch.float64) * (size / crops.size)
+    transforms = crops.transforms.cpu().double() * (size / crops.size)
     transforms[:, :, :2] /= _enlargement(images, crops)
     outlines = face_outline(crops.faces.landmarks.to(device), crops.transforms.to(device), crops.size)
     out = images.clone()

@@ -74,7 +74,8 @@ def alignment_transform(landmarks: Tensor, size: int, frame: str = "ffhq") -> Te
         raise PoseFRError(f"The crop size is {size}; it has to be at least 1 px.")
     if not bool(torch.isfinite(landmarks).all()):
         raise PoseFRError("Some landmarks are not finite numbers; leave those faces out before cropping.")
-    points = torch.view_as_complex(landmarks.double().contiguous())
+    # So small a fit is quickest on the CPU, and some devices have no doubles.
+    points = torch.view_as_complex(landmarks.cpu().double().contiguous())
     if frame == "ffhq":
         factor, shift = _fit_ffhq(points, size)
     elif frame == "template5":
@@ -83,7 +84,7 @@ def alignment_transform(landmarks: Tensor, size: int, frame: str = "ffhq") -> Te
         raise PoseFRError(f"The alignment frame {frame!r} is unknown; pick one of {', '.join(FRAMES)}.")
     row_x = torch.stack([factor.real, -factor.imag, shift.real], dim=1)
     row_y = torch.stack([factor.imag, factor.real, shift.imag], dim=1)
-    return torch.stack([row_x, row_y], dim=1).float()
+    return torch.stack([row_x, row_y], dim=1).float().to(landmarks.device)
 
 
 def _fit_ffhq(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +102,7 @@ def _fit_ffhq(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _fit_template5(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """As `_fit_ffhq`. In complex numbers the least-squares similarity is a ratio of two sums."""
-    template = torch.tensor(_TEMPLATE5, dtype=torch.float64, device=points.device) * (size / _TEMPLATE5_SIZE)
+    template = torch.tensor(_TEMPLATE5, dtype=torch.float64) * (size / _TEMPLATE5_SIZE)
     target = torch.view_as_complex(template)
     source_mid, target_mid = points.mean(dim=1), target.mean()
     source, target = points - source_mid[:, None], target - target_mid
@@ -226,7 +227,7 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
     frames = frame_index.tolist()
     if frames and not 0 <= min(frames) <= max(frames) < images.shape[0]:
         raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {images.shape[0]} images.")
-    for i, matrix in enumerate(invert_similarity(transforms.double()).tolist()):
+    for i, matrix in enumerate(invert_similarity(transforms.cpu().double()).tolist()):
         step = math.hypot(matrix[0][0], matrix[1][0])
         left, right, fold_x = _source_span(*_reach(matrix[0], size), width, step)
         top, bottom, fold_y = _source_span(*_reach(matrix[1], size), height, step)

@@ -47,9 +47,9 @@ def estimate_pose(landmarks: Tensor) -> Tensor:
     """
     if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
         raise PoseFRError(f"Landmarks have the shape {list(landmarks.shape)}; expected [N, 5, 2], five points a face.")
-    model = torch.tensor(MEAN_FACE, dtype=torch.float64, device=landmarks.device)
+    model = torch.tensor(MEAN_FACE, dtype=torch.float64)
     model = model - model.mean(dim=0)
-    points = landmarks.double()
+    points = landmarks.cpu().double()  # so small a fit is quickest there, and some devices have no doubles
     points = points - points.mean(dim=1, keepdim=True)
     size = points.square().sum(dim=(1, 2)).sqrt()
     known = torch.isfinite(size) & (size > 1e-6)
@@ -68,7 +68,7 @@ def estimate_pose(landmarks: Tensor) -> Tensor:
     yaw = torch.atan2(-rotation[:, 2, 0], rotation[:, 2, 2])
     roll = torch.atan2(-rotation[:, 0, 1], rotation[:, 1, 1])
     pose = torch.rad2deg(torch.stack([yaw, -pitch, roll], dim=1)).float()
-    return pose.where(known[:, None], torch.full_like(pose, float("nan")))
+    return pose.where(known[:, None], torch.full_like(pose, float("nan"))).to(landmarks.device)
 
 
 def _refine(points: Tensor, model: Tensor, rotation: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
