@@ -34,7 +34,7 @@ def pack():
         for name in [*HOST_MODULES, "server"]:
             importlib.import_module(name)
         patch.setitem(sys.modules, "posefr", None)
-        name = f"{ROOT}/custom_nodes/PoseFR_x_pack"
+        name = f"{ROOT}/custom_nodes/PoseFR.pack".replace(".", "_x_")
         spec = importlib.util.spec_from_file_location(
             name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
         )
