@@ -11,8 +11,10 @@ from .imagefiles import Picture, read_picture, write_picture
 
 __all__ = ["make_worse", "run_demo"]
 
-_SHRINK = 4
-_JPEG_QUALITY = 40
+_SHRINK = 2
+_NOISE = 25  # standard deviation, of 255
+_JPEG_QUALITY = 60
+_MADE_WORSE = f"shrunk {_SHRINK} times, noise of {_NOISE}/255, JPEG {_JPEG_QUALITY}, enlarged"
 
 
 def run_demo(photo: Path | None, folder: Path) -> bool:
@@ -32,9 +34,10 @@ def run_demo(photo: Path | None, folder: Path) -> bool:
     if photo is None:
         original = _astronaut()
         picture, name = make_worse(original), "astronaut"
-        before = f"shrunk {_SHRINK} times, JPEG {_JPEG_QUALITY}, enlarged"
-        print("The photo is scikit-image's astronaut. It has nothing to restore, so it was made worse first: " + before)
-        columns = [("original", original.image), (f"input: {before}", picture.image)]
+        print(
+            f"The photo is scikit-image's astronaut. It needs no restoring, so it was made worse first: {_MADE_WORSE}."
+        )
+        columns = [("original", original.image), (f"input: {_MADE_WORSE}", picture.image)]
     else:
         picture, name = read_picture(photo), photo.stem
         columns = [("input", picture.image)]
@@ -67,14 +70,14 @@ def _astronaut() -> Picture:
 
 
 def make_worse(picture: Picture) -> Picture:
-    """An 8-bit RGB picture shrunk, stored as JPEG and enlarged to its size again (bicubic)."""
+    """An 8-bit RGB picture shrunk, with noise, stored as JPEG and enlarged to its size again; always the same way."""
     import numpy as np
     from PIL import Image
 
     image = Image.fromarray(picture.pixels)
+    small = image.resize((image.width // _SHRINK, image.height // _SHRINK), Image.Resampling.LANCZOS)
+    noisy = np.random.default_rng(0).normal(np.asarray(small), _NOISE)
     stream = io.BytesIO()
-    image.resize((image.width // _SHRINK, image.height // _SHRINK), Image.Resampling.LANCZOS).save(
-        stream, "JPEG", quality=_JPEG_QUALITY
-    )
-    with Image.open(stream) as small:
-        return replace(picture, pixels=np.asarray(small.resize(image.size, Image.Resampling.BICUBIC)))
+    Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    with Image.open(stream) as stored:
+        return replace(picture, pixels=np.asarray(stored.resize(image.size, Image.Resampling.BICUBIC)))
