@@ -35,7 +35,7 @@ def run_demo(photo: Path | None, folder: Path) -> bool:
         original = _astronaut()
         picture, name = make_worse(original), "astronaut"
         print(
-            f"The photo is scikit-image's astronaut. It needs no restoring, so it was made worse first: {_MADE_WORSE}."
+            f"The photo is scikit-image's astronaut. It needs no restoring, so it was made worse: {_MADE_WORSE}."
         )
         columns = [("original", original.image), (f"input: {_MADE_WORSE}", picture.image)]
     else:
