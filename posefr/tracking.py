@@ -1,0 +1,203 @@
+"""Faces over the frames of a video: who is who, gaps filled, landmarks steadied."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .errors import PoseFRError
+from .faces import Faces
+from .pose import estimate_pose
+
+__all__ = ["smooth_faces", "track_faces"]
+
+_HISTORY = 6  # frames that a track's motion is told from
+_SIZE_RATIO = 2.0  # a face that changes its size by more from one frame to the next is another one
+_FILLED_SCORE = 0.0
+_FILLED_WEIGHT = 0.01  # in a smoothing window, where a face that was seen has its score
+
+_WINDOW = 3.0  # standard deviations to either side
+_LINE_BELOW = 5  # faces in a track: fewer are fitted by a line, since a parabola would follow their noise
+_RIDGE = 1e-6
+_FURTHEST = 0.05  # of the face's size: what moves further is motion, not noise
+
+
+def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8) -> Faces:
+    """Tell which faces are the same one over the frames of a video, and fill in where one was missed.
+
+    Each track expects its face where a line through its last frames leads. In each frame faces and tracks are matched
+    all at once, for the least sum of costs (Kuhn 1955, by scipy's linear_sum_assignment): the mean distance of the
+    landmarks in face sizes, plus 1 less the boxes' intersection over union.
+
+    Args:
+        faces: the faces of all frames; their former tracks are forgotten.
+        gap: the most frames in a row in which a face may be missing.
+        reach: how far the landmarks may lie from where they are expected, in face sizes (the geometric mean of both).
+
+    Returns:
+        The faces by frame, with tracks counted from 0 in order of first appearance. The frames of a gap are filled in
+        by linear interpolation, with a score of 0, since no detector saw the face there; where another face lies over
+        its place it was hidden rather than missed, and nothing is filled in.
+
+    Raises:
+        PoseFRError: a gap or reach below 0.
+    """
+    if gap < 0 or not reach >= 0:
+        raise PoseFRError(f"The gap is {gap} frames and the reach {reach} face sizes; expected 0 or more for both.")
+    points, frames = _points(faces), faces.frame.cpu()
+    tracks: list[list[int]] = []
+    active: list[int] = []
+    for frame in frames.unique().tolist():
+        rows = (frames == frame).nonzero()[:, 0]
+        active = [i for i in active if frame - int(frames[tracks[i][-1]]) <= gap + 1]
+        expected = [_expect(points[tracks[i][-_HISTORY:]], frames[tracks[i][-_HISTORY:]], frame) for i in active]
+        matches = _assign(torch.stack(expected), points[rows], reach) if expected else {}
+        for place, row in enumerate(rows.tolist()):
+            if place in matches:
+                tracks[active[matches[place]]].append(row)
+            else:
+                tracks.append([row])
+                active.append(len(tracks) - 1)
+    track = torch.empty(len(faces), dtype=torch.int64)
+    for i, members in enumerate(tracks):
+        track[members] = i
+    seen = replace(faces, track=track.to(faces.device))
+    whole = Faces.cat([seen, *_fill(seen, tracks)])
+    return whole[torch.argsort(whole.frame, stable=True)]
+
+
+def _points(faces: Faces) -> Tensor:
+    """[N, 7, 2] doubles on the CPU: two corners of the box, then the landmarks."""
+    return torch.cat([faces.box.unflatten(1, (2, 2)), faces.landmarks], dim=1).cpu().double()
+
+
+def _expect(points: Tensor, frames: Tensor, frame: int) -> Tensor:
+    """[7, 2]: where the least-squares line through points [K, 7, 2] at some frames leads at another frame."""
+    time = frames.double()
+    middle = time.mean()
+    spread = (time - middle)[:, None, None]
+    slope = (spread * points).sum(dim=0) / spread.square().sum().clamp_min(0.5)
+    return points.mean(dim=0) + slope * (frame - middle)
+
+
+def _assign(expected: Tensor, found: Tensor, reach: float) -> dict[int, int]:
+    """For each of the faces found [N, 7, 2] that continues one of the tracks [M, 7, 2]: which."""
+    from scipy.optimize import linear_sum_assignment
+
+    (old, new), area, shared = _areas(expected, found)
+    size = (old * new).pow(0.25)
+    distance = (expected[:, None, 2:] - found[None, :, 2:]).norm(dim=3).mean(dim=2) / size
+    cost = distance + 1 - shared / area
+    ratio = (old / new).sqrt()
+    fits = (distance <= reach) & (ratio <= _SIZE_RATIO) & (ratio >= 1 / _SIZE_RATIO)
+    # A pair that does not fit costs as much as the worst that does: no good match is given up for two poor ones.
+    pairs = linear_sum_assignment(cost.where(fits, torch.full_like(cost, reach + 1)).numpy())
+    return {int(j): int(i) for i, j in zip(*pairs, strict=True) if fits[i, j]}
+
+
+def _areas(first: Tensor, second: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Areas of the boxes of M and N faces as [M, 1] and [1, N]; of union and intersection as [M, N]."""
+    low = torch.maximum(first[:, None, 0], second[None, :, 0])
+    high = torch.minimum(first[:, None, 1], second[None, :, 1])
+    shared = (high - low).clamp_min(0).prod(dim=2)
+    one, other = ((p[:, 1] - p[:, 0]).clamp_min(1e-3).prod(dim=1) for p in (first, second))
+    return (one[:, None], other[None, :]), one[:, None] + other[None, :] - shared, shared
+
+
+def _fill(faces: Faces, tracks: list[list[int]]) -> list[Faces]:
+    """The faces that are missing in the gaps of tracks, one set a gap."""
+    frames, filled = faces.frame.tolist(), []
+    for rows in tracks:
+        for before, after in pairwise(rows):
+            missing = range(frames[before] + 1, frames[after])
+            if not missing:
+                continue
+            share = (torch.arange(len(missing), device=faces.device) + 1) / (len(missing) + 1)
+            landmarks = torch.lerp(faces.landmarks[before], faces.landmarks[after], share[:, None, None])
+            known = faces.pose[[before, after]].isfinite().all()
+            made = Faces.make(
+                torch.tensor(missing),
+                torch.lerp(faces.box[before], faces.box[after], share[:, None]),
+                landmarks,
+                torch.full_like(share, _FILLED_SCORE),
+                faces.image_size,
+                faces.frames,
+                pose=estimate_pose(landmarks) if known else None,
+                track=faces.track[before].expand(len(missing)),
+            )
+            filled.append(made[~_hidden(made, faces)])
+    return filled
+
+
+def _hidden(made: Faces, seen: Faces) -> Tensor:
+    """[N] bool: whether the middle of each face lies inside a face that was seen in the same frame."""
+    middle = (made.box[:, None, :2] + made.box[:, None, 2:]) / 2
+    inside = ((middle >= seen.box[None, :, :2]) & (middle <= seen.box[None, :, 2:])).all(dim=2)
+    return (inside & (made.frame[:, None] == seen.frame[None, :])).any(dim=1)
+
+
+def smooth_faces(faces: Faces, *, sigma: float = 3.0) -> Faces:
+    """Steady the landmarks and boxes of each track, so that crops and masks do not tremble.
+
+    A local regression: at each frame a parabola in time is fitted to the track's faces, weighted by a Gaussian window
+    and by score, and read off there (Cleveland 1979, without the robust step, which takes quick motion for outliers).
+    Frames before and after count alike, so nothing lags, at the ends of a track neither; steady pans, zooms and
+    accelerations come out as they went in. A face that would move by more than 5 per cent of its size, and more than
+    is usual in its track, is moved by no more than that: sudden motion is followed.
+
+    Args:
+        faces: from `track_faces`; faces without a track stay as they are.
+        sigma: standard deviation of the window in frames; 0 returns the faces as they are.
+
+    Returns:
+        The same faces in the same order with other boxes, landmarks and, where it was known, pose.
+
+    Raises:
+        PoseFRError: a sigma below 0 or infinite, or a track with two faces in one frame.
+    """
+    if not 0 <= sigma < math.inf:
+        raise PoseFRError(f"The smoothing is {sigma} frames; expected 0 or more.")
+    if sigma == 0:
+        return faces
+    points, frames, track = _points(faces), faces.frame.cpu(), faces.track.cpu()
+    weight = faces.score.cpu().double().clamp_min(_FILLED_WEIGHT)
+    size = faces.size.cpu().double()
+    for name in track[track >= 0].unique().tolist():
+        rows = (track == name).nonzero()[:, 0]
+        rows = rows[frames[rows].argsort()]
+        if bool((frames[rows].diff() == 0).any()):
+            raise PoseFRError(f"Track {name} has two faces in one frame; track the faces of these frames anew.")
+        change = _regress(frames[rows], points[rows], weight[rows], sigma) - points[rows]
+        moved = change[:, 2:].square().sum(dim=2).mean(dim=1).sqrt()
+        limit = (_FURTHEST * size[rows]).clamp_min(3 * float(moved.median()))
+        points[rows] += change * (limit / moved.clamp_min(1e-9)).clamp_max(1)[:, None, None]
+    points = points.float().to(faces.device)
+    landmarks = points[:, 2:]
+    pose = torch.where(faces.pose.isnan() | (faces.track < 0)[:, None], faces.pose, estimate_pose(landmarks))
+    return replace(faces, box=points[:, :2].flatten(1), landmarks=landmarks, pose=pose)
+
+
+def _regress(frames: Tensor, points: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    """Local regression of points [N, 7, 2] at ascending frames [N] with weights [N]; the values at these frames."""
+    time = frames - frames[0]
+    length = int(time[-1]) + 1
+    radius = min(math.ceil(_WINDOW * sigma), length - 1)
+    values = points.new_zeros(length + 2 * radius, points[0].numel())
+    weights = points.new_zeros(length + 2 * radius)
+    values[time + radius], weights[time + radius] = points.flatten(1), weight
+    offset = torch.arange(2 * radius + 1)
+    window = time[:, None] + offset
+    u = (offset - radius) / sigma
+    basis = torch.stack([u**power for power in range(2 if len(frames) < _LINE_BELOW else 3)], dim=1).double()
+    weighted = (weights[window] * torch.exp(-u.square() / 2))[:, :, None] * basis
+    normal = weighted.transpose(1, 2) @ basis
+    # Where a window holds too few faces for slope and curvature, these come out as small as may be.
+    ridge = torch.ones(basis.shape[1], dtype=torch.float64)
+    ridge[0] = 0
+    normal = normal + _RIDGE * normal[:, :1, :1] * torch.diag(ridge)
+    right = weighted.transpose(1, 2) @ (values[window] - points.flatten(1)[:, None])
+    return points + torch.linalg.solve(normal, right)[:, 0].view_as(points)
