@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .pipeline import restore_images
     from .restoration import load_restorer
     from .selection import select_faces
+    from .sharpness import face_sharpness
+    from .tracking import smooth_faces, track_faces
 
 __version__ = "0.1.0"
 
@@ -31,22 +33,28 @@ __all__ = [
     "PoseFRError",
     "__version__",
     "crop_faces",
+    "face_sharpness",
     "load_detector",
     "load_restorer",
     "paste_faces",
     "restore_images",
     "select_faces",
+    "smooth_faces",
+    "track_faces",
 ]
 
 _HOME = {
     "Faces": "faces",
     "PoseFRError": "errors",
     "crop_faces": "geometry",
+    "face_sharpness": "sharpness",
     "load_detector": "detection",
     "load_restorer": "restoration",
     "paste_faces": "compositing",
     "restore_images": "pipeline",
     "select_faces": "selection",
+    "smooth_faces": "tracking",
+    "track_faces": "tracking",
 }
 
 

@@ -26,6 +26,8 @@ def select_faces(
     confidence: float = 0.0,
     yaw: tuple[float, float] = (-180.0, 180.0),
     pitch: tuple[float, float] = (-180.0, 180.0),
+    tracks: str = "",
+    among: Tensor | None = None,
 ) -> Faces:
     """Pick faces: first the filters, then the order, then `indices`, then `limit`, in each frame on its own.
 
@@ -40,15 +42,27 @@ def select_faces(
         confidence: the lowest score, 0..1.
         yaw: lowest and highest yaw in degrees.
         pitch: lowest and highest pitch in degrees. A face of unknown pose passes.
+        tracks: which tracks of `track_faces`, such as "0,2-4"; all faces where empty.
+        among: [N] bool, which faces pass any other test, such as `face_sharpness(images, faces) < 20`.
 
     Returns:
         The faces picked, by frame, and within a frame in the order asked for.
 
     Raises:
-        PoseFRError: an unknown order, indices that cannot be read, a range whose ends are swapped, a limit below 0.
+        PoseFRError: an unknown order, indices or tracks that cannot be read, a range whose ends are swapped, a limit
+            below 0, or `among` of another shape or type.
     """
     return split_faces(
-        faces, order=order, indices=indices, limit=limit, size=size, confidence=confidence, yaw=yaw, pitch=pitch
+        faces,
+        order=order,
+        indices=indices,
+        limit=limit,
+        size=size,
+        confidence=confidence,
+        yaw=yaw,
+        pitch=pitch,
+        tracks=tracks,
+        among=among,
     )[0]
 
 
@@ -62,15 +76,27 @@ def split_faces(
     confidence: float = 0.0,
     yaw: tuple[float, float] = (-180.0, 180.0),
     pitch: tuple[float, float] = (-180.0, 180.0),
+    tracks: str = "",
+    among: Tensor | None = None,
 ) -> tuple[Faces, Faces]:
     """As `select_faces`, but return the faces picked and the rest, both by frame and in the order asked for."""
     if limit < 0:
         raise PoseFRError(f"The limit is {limit}; expected the most faces to pick in a frame, or 0 for all.")
-    wanted = _read_indices(indices)
+    wanted, wanted_tracks = _read_indices("face indices", indices), _read_indices("tracks", tracks)
+    if among is not None and (among.dtype != torch.bool or among.shape != faces.score.shape):
+        raise PoseFRError(
+            f"The faces to pick among came as {among.dtype} of the shape {list(among.shape)}; expected torch.bool and "
+            f"[{len(faces)}], one for each face."
+        )
     passed = faces.score >= confidence
     passed &= _within("size", faces.size, size)
     passed &= _within("yaw", faces.pose[:, 0], yaw) | faces.pose[:, 0].isnan()
     passed &= _within("pitch", faces.pose[:, 1], pitch) | faces.pose[:, 1].isnan()
+
+    if wanted_tracks:
+        passed &= _listed(faces.track, wanted_tracks)
+    if among is not None:
+        passed &= among.to(faces.device)
 
     by_order = torch.argsort(_order_key(faces, order), stable=True)
     by_frame = by_order[torch.argsort(faces.frame[by_order], stable=True)]
@@ -81,7 +107,7 @@ def split_faces(
     rank = count - count[first]
     picked = passed
     if wanted:
-        picked = picked & torch.stack([(rank >= low) & (rank <= high) for low, high in wanted]).any(dim=0)
+        picked = picked & _listed(rank, wanted)
     if limit:
         ahead = torch.cumsum(picked, dim=0) - picked.long()
         picked = picked & (ahead - ahead[first] < limit)
@@ -112,7 +138,11 @@ def _within(name: str, values: Tensor, limits: tuple[float, float]) -> Tensor:
     return (values >= low) & (values <= high)
 
 
-def _read_indices(text: str) -> list[tuple[int, int]]:
+def _listed(numbers: Tensor, wanted: list[tuple[int, int]]) -> Tensor:
+    return torch.stack([(numbers >= low) & (numbers <= high) for low, high in wanted]).any(dim=0)
+
+
+def _read_indices(name: str, text: str) -> list[tuple[int, int]]:
     """First and last of each part of "0,2-4"; an empty list where nothing is asked for."""
     ranges = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
@@ -120,7 +150,7 @@ def _read_indices(text: str) -> list[tuple[int, int]]:
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if low > high:
             raise PoseFRError(
-                f"The face indices {text!r} cannot be read at {part!r}; write numbers from 0 and ranges, such as 0,2-4."
+                f"The {name} {text!r} cannot be read at {part!r}; write numbers from 0 and ranges, such as 0,2-4."
             )
         ranges.append((low, high))
     return ranges

@@ -140,7 +140,7 @@ def _hidden(made: Faces, seen: Faces) -> Tensor:
     return (inside & (made.frame[:, None] == seen.frame[None, :])).any(dim=1)
 
 
-def smooth_faces(faces: Faces, *, sigma: float = 3.0) -> Faces:
+def smooth_faces(faces: Faces, *, sigma: float = 4.0) -> Faces:
     """Steady the landmarks and boxes of each track, so that crops and masks do not tremble.
 
     A local regression: at each frame a parabola in time is fitted to the track's faces, weighted by a Gaussian window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,26 @@ def test_filters(faces: Faces) -> None:
     assert numbers(select_faces(faces, confidence=0.75)) == [2, 0, 4]
     assert numbers(select_faces(faces, yaw=(-10, 40))) == [2, 0, 4, 3], "a face of unknown yaw passes"
     assert numbers(select_faces(faces, pitch=(-10, 8))) == [1, 2, 0], "a face of unknown pitch passes"
+
+
+def test_tracks(faces: Faces) -> None:
+    assert len(select_faces(faces, tracks="0")) == 0, "no face has a track yet"
+    tracked = replace(faces, track=torch.tensor([3, 0, -1, 3, 1]))
+    assert numbers(select_faces(tracked, tracks="3")) == [0, 3]
+    assert numbers(select_faces(tracked, tracks="0-1, 7")) == [1, 4]
+    assert numbers(select_faces(tracked, tracks="1-3", indices="0")) == [0, 4], "tracks come before indices"
+    with pytest.raises(PoseFRError, match="tracks 'x' cannot be read"):
+        select_faces(tracked, tracks="x")
+
+
+def test_any_other_test_as_a_mask(faces: Faces) -> None:
+    among = torch.tensor([True, False, True, False, True])
+    assert numbers(select_faces(faces, among=among)) == [2, 0, 4]
+    assert numbers(select_faces(faces, among=among, limit=1)) == [2, 4]
+    with pytest.raises(PoseFRError, match=r"torch.float32 of the shape \[5\]; expected torch.bool"):
+        select_faces(faces, among=among.float())
+    with pytest.raises(PoseFRError, match=r"shape \[4\]; expected torch.bool and \[5\]"):
+        select_faces(faces, among=among[:4])
 
 
 def test_the_rest_is_what_was_not_picked(faces: Faces) -> None:

@@ -187,7 +187,7 @@ def test_mistakes_are_named(clip: Faces) -> None:
 
 
 def test_a_photo_panned_zoomed_and_noisy_as_the_detector_sees_it() -> None:
-    """The crop's corners, taken back into the photo, tremble less and stay where they were."""
+    """The crop's corners, taken back into the photo, tremble less; in no third of the clip do they drift by 1 px."""
     from PIL import Image
 
     from posefr.detection import load_detector
@@ -198,7 +198,7 @@ def test_a_photo_panned_zoomed_and_noisy_as_the_detector_sees_it() -> None:
     with Image.open(path) as opened:
         photo = torch.frombuffer(bytearray(opened.convert("RGB").tobytes()), dtype=torch.uint8)
         photo = photo.view(1, opened.height, opened.width, 3).float() / 255
-    count, size = 24, 224
+    count, size = 48, 224
     time = torch.linspace(0, 1, count)
     scale = 0.36 * 1.25**time
     shift = torch.stack([10 + 24 * time - 0.09 * 256 * time, 30 - 20 * time], dim=1)
@@ -216,5 +216,5 @@ def test_a_photo_panned_zoomed_and_noisy_as_the_detector_sees_it() -> None:
 
     before, after = in_photo(raw), in_photo(smooth_faces(raw))
     assert rms(after.diff(dim=0)) < rms(before.diff(dim=0)) / 3
-    for seen, smooth in zip(before.split(8), after.split(8), strict=True):
+    for seen, smooth in zip(before.split(16), after.split(16), strict=True):
         assert (seen.mean(dim=0) - smooth.mean(dim=0)).norm(dim=1).max() < 1
