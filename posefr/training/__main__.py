@@ -30,6 +30,7 @@ def main() -> None:
     add("--adversarial", type=float, default=defaults.adversarial, help="weight of the adversarial loss")
     add("--r1", type=float, default=defaults.r1)
     add("--clean", type=float, default=defaults.clean, help="share of faces that are their own target")
+    add("--faithful", type=float, default=defaults.faithful, help="share of faces at fidelity 1; the others are random")
     add("--seed", type=int, default=defaults.seed)
     add("--workers", type=int, default=defaults.workers, help="threads that degrade faces")
     add("--bf16", action="store_true", help="bf16 autocast, for CUDA (on CPUs, torch 2.13 has NaN gradients in it)")
@@ -44,7 +45,7 @@ def main() -> None:
     crops = load_crops(args.faces, config.size, cache=args.out / f"faces-{config.size}.npz")
     recipe = Recipe(
         minutes=args.minutes, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, ema=args.ema,
-        adversarial=args.adversarial, r1=args.r1, clean=args.clean, seed=args.seed, bf16=args.bf16,
+        adversarial=args.adversarial, r1=args.r1, clean=args.clean, faithful=args.faithful, seed=args.seed, bf16=args.bf16,
         workers=args.workers, sample_every=args.sample_every,
     )  # fmt: skip
     path = train(start_network(config, args.weights), crops, recipe, args.out, torch.device(args.device), args.note)
