@@ -29,7 +29,7 @@ DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 ORDERS = ("area", "left_to_right", "top_to_bottom", "center", "confidence")
 MASKS = ("ellipse", "box", "hull")
-COLOR_MATCHES = ("mean_std", "wavelet", "none")
+COLOR_MATCHES = ("mean_std", "wavelet", "detail", "none")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from .masks import shape_distance, soft_edge
 
 __all__ = ["COLOR_MATCHES", "match_color", "oklab_to_srgb", "srgb_to_oklab"]
 
-COLOR_MATCHES = ("none", "mean_std", "wavelet")
+COLOR_MATCHES = ("none", "mean_std", "wavelet", "detail")
 
 _STATISTICS_SIZE = 64  # px: means and deviations are taken at this size, where noise and lost detail do not count
-_LOW_BAND_SIZE = 16  # px: what such a small copy can show is the low band
+_LOW_BANDS = {"wavelet": 16, "detail": 64}  # px: what such a small copy can show is the low band
 _DEVIATION_LIMITS = (0.5, 2.0)
 _RIDGE = 1e-5  # variance
 
@@ -37,15 +37,16 @@ def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
         restored: [S, S, 3] float32, 0..1.
         source: [T, T, 3] float32, 0..1, the same face; T may differ from S.
         method: `none`; `mean_std`: means and standard deviations in OKLab, over the face, become the source's;
-            `wavelet`: the lowest frequencies become the source's, the others stay.
+            `wavelet`: the lowest frequencies, up to 8 cycles a crop, become the source's, the others stay; `detail`:
+            the same up to 32 cycles, so that features keep their shape and only fine texture is the restored one's.
 
     Returns:
         [S, S, 3] float32, which may leave 0..1 slightly.
     """
     if method == "none":
         return restored
-    if method == "wavelet":
-        low = _shrink(source, _LOW_BAND_SIZE) - _shrink(restored, _LOW_BAND_SIZE)
+    if method in _LOW_BANDS:
+        low = _shrink(source, _LOW_BANDS[method]) - _shrink(restored, _LOW_BANDS[method])
         size = list(restored.shape[:2])
         return restored + F.interpolate(low, size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2)
     centres = (torch.arange(_STATISTICS_SIZE, device=restored.device) + 0.5) / _STATISTICS_SIZE

@@ -12,7 +12,7 @@ from torch import Tensor
 from .color import COLOR_MATCHES, match_color
 from .errors import PoseFRError
 from .geometry import Crops, apply_transform, check_images, invert_similarity, resample, sample_crops
-from .masks import MASK_SHAPES, face_outline, feather_inwards, shape_distance, shape_extent, soft_edge
+from .masks import MASK_SHAPES, face_outline, feather_inwards, grow_mask, shape_distance, shape_extent, soft_edge
 
 __all__ = ["paste_faces"]
 
@@ -30,6 +30,7 @@ def paste_faces(
     color_match: str = "none",
     strength: float = 1.0,
     mask_space: str | None = None,
+    grow: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Blend restored crops into the images that they were cut from.
 
@@ -49,10 +50,13 @@ def paste_faces(
             forehead to chin), or a tensor of floats 0..1, [N, S, S] per crop or [B, H, W] (or [1, H, W]) in the image.
         feather: width of the soft edge, inside the mask, in per cent of the crop's side, 0..50. There is always a soft
             edge towards the crop's border.
-        color_match: `none`, `mean_std` (in OKLab, over the face) or `wavelet` (the input's low frequencies).
+        color_match: `none`, `mean_std` (in OKLab, over the face), `wavelet` (the input's lowest frequencies) or
+            `detail` (all but the highest frequencies are the input's).
         strength: 0 (the input) to 1 (the restored face).
         mask_space: `crop` or `image`, what a mask tensor covers; found from its size where None, as `image` if it fits
             both.
+        grow: how far the mask's border is moved outwards, or inwards if below 0, in per cent of the crop's side,
+            -50..50; never beyond the crop.
 
     Returns:
         The pasted images, [B, H, W, C] in the type of `images`, and where faces were pasted, [B, H, W] float32, 0..1,
@@ -68,6 +72,8 @@ def paste_faces(
         raise PoseFRError(f"The strength is {strength}; expected a number from 0 to 1.")
     if not 0 <= feather <= 50:
         raise PoseFRError(f"The feather is {feather}; expected 0 to 50 per cent of the crop's side.")
+    if not -50 <= grow <= 50:
+        raise PoseFRError(f"The mask is to grow by {grow}; expected -50 to 50 per cent of the crop's side.")
     if color_match not in COLOR_MATCHES:
         raise PoseFRError(f"The colour match {color_match!r} is unknown; pick one of {', '.join(COLOR_MATCHES)}.")
     size, count = restored.shape[1], len(crops)
@@ -75,6 +81,7 @@ def paste_faces(
     if frames and not 0 <= min(frames) <= max(frames) < len(images):
         raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {len(images)} images.")
     shape, crop_masks, image_masks = _check_mask(mask, mask_space, images, count)
+    shape_grow = grow / 100 if isinstance(mask, str) else 0.0
 
     device = images.device
     transforms = crops.transforms.cpu().double() * (size / crops.size)
@@ -84,15 +91,20 @@ def paste_faces(
     coverage = torch.zeros(images.shape[:3], device=device)
     first = torch.zeros(1, dtype=torch.int64)
     # Fewer crop px to an image px: larger in the image, nearer, on top.
-    for place in sorted(_places(transforms, size, shape, images), key=lambda place: place.scale):
+    for place in sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: place.scale):
         i, frame = place.index, frames[place.index]
         region = (frame, slice(place.top, place.top + place.height), slice(place.left, place.left + place.width))
         u, v = place.positions(device)
-        weight = soft_edge(shape_distance(shape, u, v, outlines[i]), max(feather / 100, _MIN_FEATHER / place.side))
+        inside = shape_distance(shape, u, v, outlines[i], shape_grow)
+        weight = soft_edge(inside, max(feather / 100, _MIN_FEATHER / place.side))
+        own_mask = None
         if crop_masks is not None:
-            weight *= feather_inwards(_sample_mask(crop_masks[i], u, v, place.side), feather / 100 * place.side)
+            own_mask = _sample_mask(crop_masks[i], u, v, place.side)
         if image_masks is not None:
-            weight *= feather_inwards(image_masks[frame][region[1:]], feather / 100 * place.side)
+            own_mask = image_masks[frame][region[1:]]
+        if own_mask is not None:
+            own_mask = grow_mask(own_mask, grow / 100 * place.side)
+            weight *= feather_inwards(own_mask, feather / 100 * place.side)
         weight *= 1 - coverage[region]
         coverage[region] += weight
 
@@ -203,10 +215,10 @@ class _Place:
         return (xx * x)[None, :] + (xy * y + x0)[:, None], (yx * x)[None, :] + (yy * y + y0)[:, None]
 
 
-def _places(transforms: Tensor, size: int, shape: str, images: Tensor) -> list[_Place]:
+def _places(transforms: Tensor, size: int, shape: str, grow: float, images: Tensor) -> list[_Place]:
     """Where the shape lies for each crop; those wholly outside the image are left out."""
     inverse = invert_similarity(transforms)
-    centre, half = shape_extent(shape, inverse[:, :, :2] * size)
+    centre, half = shape_extent(shape, inverse[:, :, :2] * size, grow)
     middle = apply_transform(inverse, (centre * size).expand(len(inverse), 1, 2))[:, 0]
     limits = middle.new_tensor([images.shape[2], images.shape[1]])
     first = (middle - half).floor().clamp_min(0).minimum(limits)

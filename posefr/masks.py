@@ -10,13 +10,14 @@ from torch import Tensor
 
 from .geometry import apply_transform
 
-__all__ = ["MASK_SHAPES", "face_outline", "feather_inwards", "shape_distance", "shape_extent", "soft_edge"]
+__all__ = ["MASK_SHAPES", "face_outline", "feather_inwards", "grow_mask", "shape_distance", "shape_extent", "soft_edge"]
 
 MASK_SHAPES = ("ellipse", "box", "hull")
 
 # In an upright crop, 0..1: hairline to chin and ear to ear lie inside, the neck and most of the hair outside.
 _ELLIPSE_CENTRE = (0.5, 0.52)
 _ELLIPSE_RADII = (0.42, 0.46)
+_ELLIPSE_MEAN_RADIUS = math.sqrt(math.prod(_ELLIPSE_RADII))
 
 # The hull's points beside the landmarks, from where they start: in lengths of the line from the middle of the mouth to
 # the middle of the eyes, to the right of it and up along it.
@@ -66,22 +67,25 @@ def _directions(device: torch.device) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()])
 
 
-def shape_extent(shape: str, linear: Tensor) -> tuple[Tensor, Tensor]:
+def shape_extent(shape: str, linear: Tensor, grow: float = 0.0) -> tuple[Tensor, Tensor]:
     """The upright rectangle that holds a shape wherever its crop lies.
 
     Args:
         shape: `box`, `ellipse` or `hull` (which is bounded by the box).
         linear: [N, 2, 2], from coordinates across and down the crop, 0..1, to image px; without the shift.
+        grow: as for `shape_distance`.
 
     Returns:
         The shape's centre [2] in the crop, 0..1, and half the rectangle's width and height [N, 2] in image px.
     """
-    centre, radii = (_ELLIPSE_CENTRE, _ELLIPSE_RADII) if shape == "ellipse" else ((0.5, 0.5), (0.5, 0.5))
-    half = torch.linalg.vector_norm(linear * linear.new_tensor(radii), ord=2 if shape == "ellipse" else 1, dim=2)
-    return linear.new_tensor(centre), half
+    if shape != "ellipse":
+        return linear.new_tensor((0.5, 0.5)), torch.linalg.vector_norm(linear * 0.5, ord=1, dim=2)
+    larger = max(1 + grow / _ELLIPSE_MEAN_RADIUS, 0.0)
+    half = torch.linalg.vector_norm(linear * linear.new_tensor(_ELLIPSE_RADII), ord=2, dim=2)
+    return linear.new_tensor(_ELLIPSE_CENTRE), half * larger
 
 
-def shape_distance(shape: str, u: Tensor, v: Tensor, outline: Tensor | None = None) -> Tensor:
+def shape_distance(shape: str, u: Tensor, v: Tensor, outline: Tensor | None = None, grow: float = 0.0) -> Tensor:
     """How far inside a shape each position lies, in sides of the crop; 0 on its border, below 0 outside.
 
     Every shape ends at the crop's border at the latest.
@@ -91,20 +95,41 @@ def shape_distance(shape: str, u: Tensor, v: Tensor, outline: Tensor | None = No
         u: positions across the crop, 0..1.
         v: positions down the crop, 0..1, of the same shape.
         outline: [K], one face of `face_outline`; for `hull` alone.
+        grow: how far the border is moved outwards, or inwards if below 0, in sides of the crop.
     """
     distance = torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v))
+    if shape == "box":
+        return distance + min(grow, 0.0)
     if shape == "ellipse":
         across, down = ((p - c) / r for p, c, r in zip((u, v), _ELLIPSE_CENTRE, _ELLIPSE_RADII, strict=True))
-        return torch.minimum(distance, (1 - torch.hypot(across, down)) * math.sqrt(math.prod(_ELLIPSE_RADII)))
-    if shape == "hull" and outline is not None:
+        return torch.minimum(distance, (1 - torch.hypot(across, down)) * _ELLIPSE_MEAN_RADIUS + grow)
+    if outline is not None:
         for (x, y), reach in zip(_directions(torch.device("cpu")).T.tolist(), outline.tolist(), strict=True):
-            distance = torch.minimum(distance, reach - (x * u + y * v))
+            distance = torch.minimum(distance, reach + grow - (x * u + y * v))
     return distance
 
 
 def soft_edge(distance: Tensor, width: float) -> Tensor:
     """Raised cosine: 0 up to a distance of 0, 1 from `width` on."""
     return 0.5 - 0.5 * torch.cos((distance / width).clamp(0, 1) * math.pi)
+
+
+def grow_mask(mask: Tensor, width: float) -> Tensor:
+    """Widen a mask [h, w] by `width` px on all sides, or narrow it if below 0; outside it goes on as at its border."""
+    pictures = mask[None, None]
+    return (_widen(pictures, round(width)) if width > 0 else -_widen(-pictures, round(-width)))[0, 0]
+
+
+def _widen(pictures: Tensor, radius: int) -> Tensor:
+    """The maximum over a square of 2 radius + 1 px around each pixel of [N, C, h, w]."""
+    for shape in ((3, 1), (1, 3)):
+        reach = 0
+        while reach < radius:  # three squares side by side make one of up to three times the width
+            step = min(2 * reach + 1, radius - reach)
+            pad = (0, 0, step, step) if shape[0] == 3 else (step, step, 0, 0)
+            pictures = F.max_pool2d(F.pad(pictures, pad, mode="replicate"), shape, stride=1, dilation=step)
+            reach += step
+    return pictures
 
 
 def feather_inwards(mask: Tensor, width: float) -> Tensor:
@@ -129,8 +154,7 @@ def feather_inwards(mask: Tensor, width: float) -> Tensor:
         soft = F.interpolate(soft, size=smaller, mode="area")
     taps = torch.sin(torch.arange(1, 2 * radius + 2, device=mask.device) * (math.pi / (2 * radius + 2)))
     taps = taps / taps.sum()
-    for kernel, pad in (((2 * radius + 1, 1), (0, 0, radius, radius)), ((1, 2 * radius + 1), (radius, radius, 0, 0))):
-        soft = -F.max_pool2d(-F.pad(soft, pad, mode="replicate"), kernel, stride=1)
+    soft = -_widen(-soft, radius)
     for shape, pad in (((1, 1, -1, 1), (0, 0, radius, radius)), ((1, 1, 1, -1), (radius, radius, 0, 0))):
         soft = F.conv2d(F.pad(soft, pad, mode="replicate"), taps.view(shape))
     if shrink > 1:

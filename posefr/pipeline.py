@@ -55,6 +55,7 @@ def restore_report(
     seed: int = 0,
     mask: str | Tensor = "ellipse",
     feather: float = 8.0,
+    grow: float = 0.0,
     color_match: str = "mean_std",
     strength: float = 1.0,
     batch: int = 8,
@@ -74,7 +75,8 @@ def restore_report(
         seed: of the restorer's noise.
         mask: `ellipse`, `box`, `hull`, or a mask as paste_faces takes it.
         feather: width of the mask's soft border, per cent of the face's size.
-        color_match: `none`, `mean_std` or `wavelet`.
+        grow: how far the mask's border is moved outwards, or inwards if below 0, per cent of the face's size.
+        color_match: `none`, `mean_std`, `wavelet` or `detail`.
         strength: 0..1; 0 returns the input.
         batch: images, and crops, per forward pass.
         on_chunk: called as (stage, done, total) between forward passes, stage being `detect` or `restore`; what it
@@ -92,7 +94,7 @@ def restore_report(
         crops.images, fidelity=fidelity, seed=seed, batch=batch, on_chunk=_stage(on_chunk, "restore")
     )
     pasted, used = paste_faces(
-        images, crops, restored, mask=mask, feather=feather, color_match=color_match, strength=strength
+        images, crops, restored, mask=mask, feather=feather, grow=grow, color_match=color_match, strength=strength
     )
     return Result(images=pasted, mask=used, found=found, faces=faces, crops=crops, restored=restored)
 

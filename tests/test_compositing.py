@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from posefr.color import COLOR_MATCHES, match_color
 from posefr.compositing import paste_faces
 from posefr.errors import PoseFRError
 from posefr.faces import Faces
@@ -288,6 +289,43 @@ def test_outside_masks_are_feathered_inwards() -> None:
     assert (found - block).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("mask", MASK_SHAPES)
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_shapes_grow_and_shrink_by_per_cent_of_the_crop(mask: str, degrees: float) -> None:
+    images = torch.zeros(1, 240, 240, 3)
+    crops = crops_of(images, [face(160, 120, 120, degrees)])
+
+    def covered(grow: float, shape: str = mask) -> Tensor:
+        return paste_faces(images, crops, crops.images, mask=shape, feather=0, grow=grow)[1]
+
+    areas = [float(covered(grow).sum()) for grow in (-45, -20, -4, 0, 4)]
+    perimeter = (areas[3] - areas[2]) / (0.04 * 160)
+    assert areas[0] < areas[1] < areas[2]
+    assert 3.3 < perimeter / math.sqrt(areas[3]) < 4.1  # a disc has 3.5, a square 4
+    if mask == "box":
+        assert areas[4] == areas[3], "nothing grows beyond the crop"
+    else:
+        assert areas[4] - areas[3] == pytest.approx(areas[3] - areas[2], rel=0.2)
+        assert not covered(50)[covered(0, "box") == 0].any()
+        assert float(covered(50).sum()) == pytest.approx(float(covered(0, "box").sum()), rel=0.05)
+
+
+@pytest.mark.parametrize("space", ["image", "crop"])
+@pytest.mark.parametrize("grow", [-13.0, -5.0, 0.0, 5.0, 13.0])
+def test_outside_masks_grow_and_shrink(space: str, grow: float) -> None:
+    """The crop is the image here, and 100 px wide, so that a per cent is a px."""
+    images = torch.zeros(1, 100, 100, 3)
+    crops = crops_of(images, [face(100, 50, 50)])
+    block, expected = torch.zeros(1, 100, 100), torch.zeros(1, 100, 100)
+    block[:, 30:70, 25:75] = 1
+    by = int(grow)
+    expected[:, 30 - by : 70 + by, 25 - by : 75 + by] = 1
+    found = paste_faces(images, crops, crops.images, mask=block, mask_space=space, feather=0, grow=grow)[1]
+    assert (found - expected).abs().max() < 1e-3
+    feathered = paste_faces(images, crops, crops.images, mask=block, mask_space=space, feather=4, grow=grow)[1]
+    assert not feathered[expected == 0].gt(1e-3).any()
+
+
 @pytest.mark.parametrize("width", [0, 1, 9, 16, 17, 60])
 def test_feather_never_leaves_the_mask(width: float) -> None:
     mask = noise(80, 90) * (noise(8, 9) > 0.3).repeat_interleave(10, dim=0).repeat_interleave(10, dim=1)
@@ -315,7 +353,7 @@ def test_a_mask_that_fits_both_is_told_apart_by_its_space() -> None:
     assert tall[1][0, 20, 24] > 0.9 > 0.1 > tall[1][0, 20, 16], "it turns with the crop"
 
 
-@pytest.mark.parametrize("method", ["mean_std", "wavelet"])
+@pytest.mark.parametrize("method", ["mean_std", "wavelet", "detail"])
 def test_color_match_undoes_a_cast(photo: Tensor, method: str) -> None:
     crops = crops_of(photo, [ASTRONAUT], 256)
     cast = crops.images * torch.tensor([0.95, 0.85, 0.75]) + 0.02
@@ -324,6 +362,23 @@ def test_color_match_undoes_a_cast(photo: Tensor, method: str) -> None:
     inside = covered == 1
     assert (matched - photo)[inside].mean(dim=0).abs().max() < 0.01
     assert (matched - photo)[inside].abs().mean() < 0.3 * (off - photo)[inside].abs().mean()
+
+
+def test_detail_keeps_the_inputs_shapes_and_takes_the_restored_texture(photo: Tensor) -> None:
+    crops = crops_of(photo, [ASTRONAUT], 256)
+    x = torch.arange(256) / 256 * 2 * math.pi
+    shape, texture = (0.05 * torch.cos(cycles * x)[None, None, :, None] for cycles in (14, 64))
+    made = {
+        method: match_color(crops.images[0] + (shape + texture)[0], crops.images[0], method) for method in COLOR_MATCHES
+    }
+
+    def share(method: str, of: Tensor) -> float:
+        change = made[method] - crops.images[0]
+        return float((change * of[0]).sum() / (of[0] ** 2).expand_as(change).sum())
+
+    assert share("detail", shape) < 0.2
+    assert share("wavelet", shape) > 0.8
+    assert share("detail", texture) > 0.95
 
 
 def test_color_statistics_are_those_of_the_face(photo: Tensor) -> None:
@@ -335,7 +390,7 @@ def test_color_statistics_are_those_of_the_face(photo: Tensor) -> None:
     assert (matched - plain).abs().max() < 2e-3
 
 
-@pytest.mark.parametrize("method", ["mean_std", "wavelet"])
+@pytest.mark.parametrize("method", ["mean_std", "wavelet", "detail"])
 def test_color_match_leaves_right_colours_alone(photo: Tensor, method: str) -> None:
     crops = crops_of(photo, [ASTRONAUT], 256)
     plain, _ = paste_faces(photo, crops, crops.images)
@@ -359,7 +414,8 @@ def test_mistakes_are_named() -> None:
         ("strength is 1.5", {"strength": 1.5}),
         ("strength is nan", {"strength": float("nan")}),
         ("feather is -1", {"feather": -1}),
-        ("colour match 'lab' is unknown; pick one of none, mean_std, wavelet", {"color_match": "lab"}),
+        ("colour match 'lab' is unknown; pick one of none, mean_std, wavelet, detail", {"color_match": "lab"}),
+        ("mask is to grow by 51", {"grow": 51}),
         ("mask 'circle' is unknown", {"mask": "circle"}),
         (r"mask has the shape \[1, 3, 4\]; expected \[1, 50, 40\]", {"mask": torch.zeros(1, 3, 4)}),
         ("to cover the images", {"mask": torch.zeros(2, 50, 40)}),
@@ -381,7 +437,8 @@ def test_mistakes_are_named() -> None:
     mask=st.sampled_from(MASK_SHAPES),
     feather=st.floats(0, 50),
     strength=st.floats(0, 1),
-    color_match=st.sampled_from(["none", "mean_std", "wavelet"]),
+    color_match=st.sampled_from(COLOR_MATCHES),
+    grow=st.floats(-50, 50),
 )
 def test_any_faces_on_any_image(
     size: tuple[int, int],
@@ -391,6 +448,7 @@ def test_any_faces_on_any_image(
     feather: float,
     strength: float,
     color_match: str,
+    grow: float,
 ) -> None:
     images = noise(1, *size, 3)
     if faces:
@@ -399,7 +457,7 @@ def test_any_faces_on_any_image(
         crops = crop_faces(images, Faces.empty(size, 1), 16)
     restored = noise(len(faces), restored_size, restored_size, 3)
     out, covered = paste_faces(
-        images, crops, restored, mask=mask, feather=feather, color_match=color_match, strength=strength
+        images, crops, restored, mask=mask, feather=feather, color_match=color_match, strength=strength, grow=grow
     )
     assert out.shape == images.shape
     assert (out >= 0).all()
