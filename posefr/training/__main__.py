@@ -45,8 +45,8 @@ def main() -> None:
     crops = load_crops(args.faces, config.size, cache=args.out / f"faces-{config.size}.npz")
     recipe = Recipe(
         minutes=args.minutes, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, ema=args.ema,
-        adversarial=args.adversarial, r1=args.r1, clean=args.clean, faithful=args.faithful, seed=args.seed, bf16=args.bf16,
-        workers=args.workers, sample_every=args.sample_every,
+        adversarial=args.adversarial, r1=args.r1, clean=args.clean, faithful=args.faithful, seed=args.seed,
+        bf16=args.bf16, workers=args.workers, sample_every=args.sample_every,
     )  # fmt: skip
     path = train(start_network(config, args.weights), crops, recipe, args.out, torch.device(args.device), args.note)
     logging.getLogger(__name__).info("Weights: %s", path)
