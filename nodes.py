@@ -268,7 +268,16 @@ def _paste_inputs() -> list[Any]:
             options=list(COLOR_MATCHES),
             default="mean_std",
             tooltip="Keep the picture's colours: mean_std matches mean and spread, wavelet takes all coarse colour "
-            "from the picture, none pastes the colours as restored.",
+            "from the picture, detail takes all but the finest detail from it, none pastes the colours as restored.",
+            **RARE,
+        ),
+        io.Float.Input(
+            "grow",
+            default=0.0,
+            min=-50.0,
+            max=50.0,
+            step=0.5,
+            tooltip="Moves the border of the mask outwards, or inwards below 0, in per cent of the face's size.",
             **RARE,
         ),
     ]
@@ -616,26 +625,11 @@ class RestoreFaces(_Node):
         return cls.done(host.hand_over(restored), said=said, warnings=(halved,))
 
 
-def _custom_mask(mask: torch.Tensor | None, images: torch.Tensor, crops: Crops) -> torch.Tensor | None:
-    """An outside MASK as [N, S, S] over the crops or [B, H, W] over the images, whichever it fits; None without one."""
-    if mask is None:
-        return None
-    mask = mask.float().reshape(-1, *mask.shape[-2:])
-    over_images, over_crops = (len(images), *images.shape[1:3]), (len(crops.faces), crops.size, crops.size)
-    for count, height, width in (over_images, over_crops):
-        if mask.shape[1:] == (height, width) and len(mask) in (1, count):
-            return mask.expand(count, -1, -1)
-    raise PoseFRError(
-        "The mask is {} of {}x{} px; expected one of the image's size, {}x{} px, for all or each of its {}, or of the "
-        "crops' size, {}x{} px, for all or each of the {}.".format(
-            len(mask),
-            *mask.shape[:0:-1],
-            *over_images[:0:-1],
-            _plural(over_images[0], "image"),
-            *over_crops[:0:-1],
-            _plural(over_crops[0], "face"),
-        )
-    )
+def _custom_mask(mask: torch.Tensor, images: torch.Tensor, count: int) -> torch.Tensor:
+    """An outside MASK as paste_faces takes it; one that suits no image but a crop is for each of the `count` crops."""
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    for_one_crop = len(mask) == 1 and mask.shape[1] == mask.shape[2] and mask.shape[1:] != images.shape[1:3]
+    return mask.expand(count, -1, -1) if for_one_crop else mask
 
 
 class PasteFaces(_Node):
@@ -648,7 +642,9 @@ class PasteFaces(_Node):
             description="Puts faces back where Crop Faces took them. Everything outside the mask stays as it was, to "
             "the bit.",
             inputs=[
-                io.Image.Input("image", tooltip="The image that went into Crop Faces."),
+                io.Image.Input(
+                    "image", tooltip="The image that went into Crop Faces, or an enlargement of it from an upscaler."
+                ),
                 CropsSocket.Input("crops", tooltip="From Crop Faces."),
                 io.Image.Input(
                     "restored",
@@ -680,10 +676,10 @@ class PasteFaces(_Node):
         mask: str,
         feather: float,
         color_match: str,
+        grow: float,
         custom_mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         images, alpha = _split(image)
-        _check_same_images(images, crops.faces)
         if not len(crops.faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
             return cls.done(image, nothing, warnings=("No face to paste: passed through unchanged.",))
@@ -700,8 +696,9 @@ class PasteFaces(_Node):
             images,
             crops,
             faces.to(images.device),
-            mask=mask if custom_mask is None else _custom_mask(custom_mask.to(images.device), images, crops),
+            mask=mask if custom_mask is None else _custom_mask(custom_mask, images, len(crops)),
             feather=feather,
+            grow=grow,
             color_match=color_match,
             strength=strength,
         )
@@ -764,6 +761,7 @@ class RestoreFacesInImage(_Node):
         mask: str,
         feather: float,
         color_match: str,
+        grow: float,
         threshold: float,
         limit: int,
         if_no_face: str,
@@ -787,6 +785,7 @@ class RestoreFacesInImage(_Node):
             restored.to(images.device),
             mask=mask,
             feather=feather,
+            grow=grow,
             color_match=color_match,
             strength=strength,
         )

@@ -378,6 +378,34 @@ def test_a_mask_per_crop_is_taken(nodes, images, faces):
     assert torch.equal(out[0, :, :60], images[0, :, :60])
 
 
+def test_one_mask_for_every_crop_is_taken(nodes, images, faces):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    centre = torch.zeros(1, 48, 48)
+    centre[:, 20:28, 20:28] = 1
+    white = torch.ones(3, 32, 32, 3)
+    _, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=white, custom_mask=centre).args
+    _, whole = run(nodes.PasteFaces, image=images, crops=crops, restored=white).args
+    assert all(0 < mask[i].sum() < whole[i].sum() / 4 for i in (0, 1))
+
+
+def test_a_grown_mask_covers_more(nodes, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    areas = [
+        run(nodes.PasteFaces, image=images, crops=crops, restored=cut, grow=grow).args[1].sum() for grow in (-10, 0, 10)
+    ]
+    assert areas[0] < areas[1] < areas[2]
+
+
+def test_faces_are_pasted_onto_an_upscaled_image(nodes, images, faces):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=64).args
+    larger = images.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    white = torch.ones(3, 64, 64, 3)
+    out, mask = run(nodes.PasteFaces, image=larger, crops=crops, restored=white).args
+    assert out.shape == (2, 256, 320, 3)
+    assert mask[0, 120, 240] == 1  # the middle of the second face
+    assert torch.equal(out[mask == 0], larger[mask == 0])
+
+
 def test_a_black_mask_pastes_nothing_and_says_so(nodes, comfy, images, faces):
     crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     empty = torch.zeros(1, 64, 64)  # what Load Image gives for a picture without alpha
@@ -388,7 +416,7 @@ def test_a_black_mask_pastes_nothing_and_says_so(nodes, comfy, images, faces):
 
 def test_a_mask_of_another_size_is_refused_in_one_sentence(nodes, images, faces):
     crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
-    with pytest.raises(nodes.PoseFRError, match=r"1 of 64x48 px; .* 160x128 px, .* 2 images, .* 32x32 px, .* 3 faces"):
+    with pytest.raises(nodes.PoseFRError, match=r"The mask has the shape \[1, 48, 64\]; expected \[2, 128, 160\]"):
         run(nodes.PasteFaces, image=images, crops=crops, restored=cut, custom_mask=torch.ones(1, 48, 64))
 
 
