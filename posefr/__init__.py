@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import PoseFRError
     from .faces import Faces
     from .geometry import crop_faces
+    from .parsing import load_parser
     from .pipeline import restore_images
     from .restoration import load_restorer
     from .selection import select_faces
@@ -35,6 +36,7 @@ __all__ = [
     "crop_faces",
     "face_sharpness",
     "load_detector",
+    "load_parser",
     "load_restorer",
     "paste_faces",
     "restore_images",
@@ -49,6 +51,7 @@ _HOME = {
     "crop_faces": "geometry",
     "face_sharpness": "sharpness",
     "load_detector": "detection",
+    "load_parser": "parsing",
     "load_restorer": "restoration",
     "paste_faces": "compositing",
     "restore_images": "pipeline",

@@ -16,14 +16,18 @@ __all__ = ["architecture_of", "read_state", "read_weights", "write_weights"]
 _TELLING_KEYS = {"mobile0.25": "body.stage1.0.0.weight", "resnet50": "body.layer2.0.conv1.weight"}
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, kind: str = "detector") -> dict[str, Tensor]:
     """The tensors of a .safetensors or a .pth file; the latter only as plain tensors, never as pickled code.
+
+    Args:
+        path: the file.
+        kind: what it is to be the weights of, for the message.
 
     Raises:
         PoseFRError: the file is missing, cut short, or holds something else.
     """
     if not path.is_file():
-        raise PoseFRError(f"There is no detector file {path}; pick another detector or put the file there.")
+        raise PoseFRError(f"There is no {kind} file {path}; pick another {kind} or put the file there.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -40,7 +44,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise PoseFRError(f"{path} holds no plain weights; a RetinaFace detector of facexlib was expected.")
+        raise PoseFRError(f"{path} holds no plain weights; those of a {kind} of facexlib were expected.")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
