@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from posefr.compositing import paste_faces
 from posefr.errors import PoseFRError
 from posefr.faces import Faces
-from posefr.geometry import alignment_transform, apply_transform, invert_similarity, sample_crops
+from posefr.geometry import alignment_transform, apply_transform, crop_faces, invert_similarity, sample_crops
 from posefr.pose import estimate_pose
 from posefr.tracking import smooth_faces, track_faces
 
@@ -141,6 +143,23 @@ def test_smoothing_follows_motion_without_lag(clip: Faces, sigma: float) -> None
     smooth = smooth_faces(track_faces(clip), sigma=sigma)
     assert (corners(smooth) - corners(clip)).norm(dim=2).max() < 1
     assert (smooth.box - clip.box).abs().max() < 1
+
+
+def test_what_is_pasted_flickers_less(clip: Faces) -> None:
+    """One texture on the face in every frame, as a restorer makes it up, against the same on the true landmarks."""
+    truth = replace(
+        clip[:20], landmarks=clip.landmarks[:20] / 2, box=clip.box[:20] / 2, image_size=(200, 200), frames=20
+    )
+    tracked = track_faces(noisy(truth, 0.5))
+    images = torch.full((20, 200, 200, 3), 0.5)
+    texture = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(4)).expand(20, -1, -1, -1)
+
+    def pasted(faces: Faces) -> Tensor:
+        return paste_faces(images, crop_faces(images, faces, 64), texture)[0]
+
+    steady = pasted(truth).diff(dim=0)
+    before, after = (rms(pasted(faces).diff(dim=0) - steady) for faces in (tracked, smooth_faces(tracked)))
+    assert after < before / 2
 
 
 def test_a_sudden_move_is_followed() -> None:
