@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +14,8 @@ from .stylegan2 import fir_upsample
 __all__ = ["Decoder", "Encoder", "image_pyramid"]
 
 _SLOPE = 0.2
-_PATCH = 4  # the stems fold 4x4 px of the image into one feature
+_PATCH = 4  # the stems fold 4x4 px of the image into one feature, the residuals unfold as many
+_SMALLEST_RESIDUAL = 64  # px
 
 
 def image_pyramid(image: Tensor, smallest: int = 4) -> dict[int, Tensor]:
@@ -93,8 +95,24 @@ class Encoder(nn.Module):
         return features, latents
 
 
+class PatchHead(nn.Sequential):
+    """A residual image of four times the features' size: each position paints its own 4x4 px.
+
+    Noise and compression are taken away here: at full size, but at the cost of a quarter of it. Zero at first.
+
+    Shape: [B, channels, s, s] to [B, 3, 4s, 4s].
+    """
+
+    def __init__(self, channels: int, hidden: int = 48) -> None:
+        out = nn.Conv2d(hidden, 3 * _PATCH * _PATCH, 1)
+        for parameter in out.parameters():
+            nn.init.zeros_(parameter)
+        super().__init__(nn.Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(_SLOPE), out, nn.PixelShuffle(_PATCH))
+
+
 class Decoder(nn.Module):
-    """Feature pyramid back up, one convolution a scale: what conditions the prior, and a small image for supervision.
+    """Feature pyramid back up, one convolution a scale: what conditions the prior, small images for supervision, and
+    the codec's own residual images.
 
     Args:
         size: of the image in px.
@@ -102,7 +120,8 @@ class Decoder(nn.Module):
         channels: width of the decoder's features, keyed by size, for every scale up to `size`.
         supervised: sizes that get an RGB image of their own.
 
-    Shape: features and pyramid as Encoder has them; returns ({s: [B, D_s, s, s]}, {s: RGB [B, 3, s, s]}).
+    Shape: features and pyramid as Encoder has them; returns ({s: [B, D_s, s, s]}, the small images and the residuals,
+        both {s: RGB [B, 3, s, s]}; small images in training mode only).
     """
 
     def __init__(
@@ -114,7 +133,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes: Sequence[int] = [s for s in sorted(channels) if s <= size]
-        self.up, self.skip, self.view, self.to_rgb = (nn.ModuleDict() for _ in range(4))
+        self.up, self.skip, self.view, self.to_rgb, self.patches = (nn.ModuleDict() for _ in range(5))
         for s in self.sizes:
             if s > 4:
                 self.up[str(s)] = nn.Conv2d(channels[s // 2], channels[s], 3, padding=1)
@@ -123,12 +142,15 @@ class Decoder(nn.Module):
             self.view[str(s)] = nn.Conv2d(3, channels[s], 3, padding=1)
             if s in supervised:
                 self.to_rgb[str(s)] = nn.Conv2d(channels[s], 3, 1)
+            if _SMALLEST_RESIDUAL <= s * _PATCH <= size:
+                self.patches[str(s)] = PatchHead(encoder_channels[s] + channels[s])
 
     def forward(
         self, features: Mapping[int, Tensor], pyramid: Mapping[int, Tensor]
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
         decoded: dict[int, Tensor] = {}
         images: dict[int, Tensor] = {}
+        residuals: dict[int, Tensor] = {}
         for s in self.sizes:
             key = str(s)
             x = self.view[key](pyramid[s])
@@ -139,4 +161,6 @@ class Decoder(nn.Module):
             decoded[s] = x = F.leaky_relu(x, _SLOPE)
             if key in self.to_rgb and self.training:
                 images[s] = pyramid[s] + self.to_rgb[key](x)
-        return decoded, images
+            if key in self.patches:
+                residuals[s * _PATCH] = self.patches[key](torch.cat([features[s], x], 1))
+        return decoded, images, residuals

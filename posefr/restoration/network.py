@@ -107,8 +107,9 @@ class PoseFRNet(nn.Module):
     """Restores aligned face crops.
 
     The encoder gives the prior its W+ latents and, through the decoder, the conditions of each scale. The image is
-    the sum over scales of what the prior paints and of the input's own band at that scale times a learned gain
-    (0..2, at first 1). At the start the conditions and the layers to RGB are zero, so the output equals the input.
+    the sum over scales of what the prior paints, of the input's own band at that scale times a learned gain (0..2, at
+    first 1), and of the codec's residual. At the start the conditions and the layers to RGB are zero, so the output
+    equals the input.
 
     Shape: degraded [B, 3, S, S] in 0..1, fidelity a number or [B] in 0..1 (1 follows the input, lower trusts the
         prior more), noise_seed; returns Output.
@@ -152,7 +153,7 @@ class PoseFRNet(nn.Module):
         pyramid = image_pyramid(degraded)
         centred = {s: image * 2 - 1 for s, image in pyramid.items()}
         features, offsets = self.encoder(centred)
-        decoded, images = self.decoder(features, centred)
+        decoded, images, residuals = self.decoder(features, centred)
         base = self.mean_latent + self.fidelity_latent(1 - fidelity)
         latents = {s: base[:, None] + offset for s, offset in offsets.items()}
 
@@ -168,6 +169,8 @@ class PoseFRNet(nn.Module):
             elif s > _LOW_BAND:
                 band = pyramid[s] - fir_upsample(pyramid[s // 2])
                 image = image + band * (2 * torch.sigmoid(self.gains[str(s)](decoded[s])))
+            if s in residuals:
+                image = image + residuals[s]
         assert image is not None
         small = {s: (small_image + 1) / 2 for s, small_image in images.items()}
         return Output(image, small, torch.cat([latents[s] for s in self.config.sizes], 1))

@@ -20,6 +20,7 @@ from .losses import charbonnier, discriminator_loss, generator_loss, pyramid_los
 __all__ = ["Recipe", "train"]
 
 _R1_EVERY = 16
+_WARM_UP = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Recipe:
 
     Attributes:
         minutes: time budget; the run stops cleanly after it. steps: or after so many steps; 0 for no such limit.
-        batch: faces a step. learning_rate: Adam's, warmed up over 200 steps, then a cosine over the budget down
+        batch: faces a step. learning_rate: Adam's, warmed up, then a cosine over the budget down
             to a tenth. ema: decay of the averaged weights, a step.
         pyramid: weight of the decoder's small images.
         adversarial: weight of the adversarial loss at fidelity 0, falling to a tenth of it at fidelity 1;
@@ -99,7 +100,7 @@ def train(
                 share = max(share, (step - done) / recipe.steps)
             if share >= 1:
                 break
-            rate = recipe.learning_rate * min(1.0, (step + 1) / 200) * (0.55 + 0.45 * math.cos(math.pi * share))
+            rate = recipe.learning_rate * min(1.0, (step + 1) / _WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * share))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             degraded, target = (
