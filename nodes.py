@@ -149,7 +149,7 @@ def _no_face(images: torch.Tensor, if_no_face: str) -> str:
     if if_no_face == RAISE:
         raise PoseFRError(
             f"{said}: lower the threshold, raise the working size or allow more angles, "
-            f'or set "if no face" to "{PASS}".'
+            f'or set if_no_face to "{PASS}".'
         )
     return f"{said}: passed through unchanged."
 
