@@ -12,7 +12,7 @@ from .imagefiles import Picture, read_picture, write_picture
 __all__ = ["make_worse", "run_demo"]
 
 _SHRINK = 2
-_NOISE = 25  # standard deviation, of 255
+_NOISE = 20  # standard deviation, of 255
 _JPEG_QUALITY = 60
 _MADE_WORSE = f"shrunk {_SHRINK} times, noise of {_NOISE}/255, JPEG {_JPEG_QUALITY}, enlarged"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def astronaut() -> Picture:
 def test_the_demo_restores_the_astronaut(tmp_path, astronaut, capsys):
     assert cli.main(["demo", "-o", str(tmp_path / "demo")]) == cli.DONE
     said = capsys.readouterr().out
-    assert "1 face restored" in said
+    assert re.search(r"^[1-9]\d* faces? restored", said, re.MULTILINE)
     names = {"astronaut-restored.png", "astronaut-input.png", "astronaut-before-after.png"}
     assert {p.name for p in (tmp_path / "demo").iterdir()} == names
     assert all(str(tmp_path / "demo" / name) in said for name in names)
