@@ -148,8 +148,7 @@ def _no_face(images: torch.Tensor, if_no_face: str) -> str:
     said = f"No face found in {_plural(len(images), 'image')}"
     if if_no_face == RAISE:
         raise PoseFRError(
-            f"{said}: lower the threshold, raise the working size or allow more angles, "
-            f'or set if_no_face to "{PASS}".'
+            f'{said}: lower the threshold, raise the working size or allow more angles, or set if_no_face to "{PASS}".'
         )
     return f"{said}: passed through unchanged."
 
