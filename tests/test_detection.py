@@ -79,7 +79,8 @@ def test_a_batch_equals_its_single_images(detector, astronaut):
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_angles_find_a_turned_face_once_and_its_eyes_by_name(detector, astronaut, turns):
     turned = torch.rot90(astronaut, turns, dims=(1, 2))
-    faces = detector.detect(turned, angles=(0, 90, 180, 270))
+    # Four views of a picture give four times the chance of a false find; those of the bundled detector score below 0.7.
+    faces = detector.detect(turned, angles=(0, 90, 180, 270), threshold=0.7)
     assert len(faces) == 1
     x, y = ASTRONAUT_EYES.unbind(1)
     expected = {0: (x, y), 1: (y, 512 - x), 2: (512 - x, 512 - y), 3: (512 - y, x)}[turns]

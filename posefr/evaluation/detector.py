@@ -117,7 +117,7 @@ def find_and_score(detector: Detector, picture: Picture, threshold: float) -> Sc
     """Run a detector on a picture at full size and compare with the truth.
 
     A face counts as found where a find overlaps it by 0.4 (intersection over union), the best scored find first, each
-    find once. A find is false if it is no such match, and overlaps neither a true nor an unsure face.
+    find once. Every other find is false, a second one of the same face too, unless it lies on an unsure face.
     """
     faces = detector.detect(_tensor(picture.image), threshold=threshold, size=0)
     truth, landmarks = picture.boxes, picture.landmarks
@@ -129,11 +129,11 @@ def find_and_score(detector: Detector, picture: Picture, threshold: float) -> Sc
             best = int(free.argmax())
             if free[best] >= _SAME_IOU:
                 taken[best] = i
-    everything = torch.cat((truth, picture.unsure))
-    near = torch.zeros(len(faces), dtype=torch.bool)
-    if len(everything):
-        inside = overlaps(faces.box, everything) / (faces.box[:, 2:] - faces.box[:, :2]).prod(1, keepdim=True)
-        near = (_iou(faces.box, everything) > 0.2).any(1) | (inside > 0.7).any(1)
+    false = torch.ones(len(faces), dtype=torch.bool)
+    false[torch.from_numpy(taken[taken >= 0])] = False
+    if len(picture.unsure):
+        inside = overlaps(faces.box, picture.unsure) / (faces.box[:, 2:] - faces.box[:, :2]).prod(1, keepdim=True)
+        false &= ~((_iou(faces.box, picture.unsure) > 0.2).any(1) | (inside > 0.7).any(1))
     errors = np.full(len(truth), np.nan, np.float32)
     for face, i in enumerate(taken):
         if i >= 0:
@@ -142,7 +142,7 @@ def find_and_score(detector: Detector, picture: Picture, threshold: float) -> Sc
             errors[face] = float((faces.landmarks[i] - points).norm(dim=1).mean() / unit)
     sizes = (truth[:, 2:] - truth[:, :2]).prod(1).sqrt().numpy()
     yaws = estimate_pose(landmarks)[:, 0].abs().numpy()
-    return Score(taken >= 0, errors, sizes, yaws, faces.box, ~near.numpy())
+    return Score(taken >= 0, errors, sizes, yaws, faces.box, false.numpy())
 
 
 def _detectors(names: Sequence[str] | None, reference: Detector) -> list[Detector]:
