@@ -23,6 +23,8 @@ __all__ = ["Detector", "detector_names", "load_detector"]
 
 _TILTED = 45.0  # degrees of roll above which another of the angles sees the face nearer to upright
 _TILT_PENALTY = 0.5
+_LARGE_VIEW = 448  # px; a face that fills a larger view is beyond the sizes that the bundled network learnt
+_LARGE_FACE = 256.0  # px; faces from here on are taken from the view at half size
 
 
 class Detector:
@@ -77,7 +79,7 @@ class Detector:
             views = []
             for angle in angles:
                 turned = torch.rot90(chunk, k=angle // 90, dims=(2, 3))
-                views.append([_turn_back(c, angle, small) for c in find_candidates(self.network, turned, threshold)])
+                views.append([_turn_back(c, angle, small) for c in self._look(turned, threshold)])
                 done += 1
                 if on_chunk is not None:
                     on_chunk(done, total)
@@ -85,6 +87,19 @@ class Detector:
                 merged = _merge(seen, angles)
                 sets.append((start + offset, merged, scale))
         return _faces(sets, (height, width), frames, images.device)
+
+    def _look(self, images: Tensor, threshold: float) -> list[Candidates]:
+        """B sets from one view [B, 3, H, W]; faces that nearly fill a large view are looked for at half its size."""
+        found = find_candidates(self.network, images, threshold)
+        if max(images.shape[2:]) < _LARGE_VIEW:
+            return found
+        height, width = images.shape[2:]
+        half = _resize(images, height // 2, width // 2)
+        scale = torch.tensor([width / half.shape[3], height / half.shape[2]], device=images.device)
+        return [
+            _join(fine, coarse, scale)
+            for fine, coarse in zip(found, find_candidates(self.network, half, threshold), strict=True)
+        ]
 
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
@@ -168,7 +183,24 @@ def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
     if not size or longer <= size:
         return pixels
     small = max(1, round(height * size / longer)), max(1, round(width * size / longer))
-    return functional.interpolate(pixels, small, mode="bilinear", align_corners=False, antialias=True)
+    return _resize(pixels, *small)
+
+
+def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _join(fine: Candidates, coarse: Candidates, scale: Tensor) -> Candidates:
+    """One set from a view and from the same at half its size, whose px are `scale` [2] times as large."""
+    boxes = torch.cat((fine.boxes, coarse.boxes * scale.repeat(2)))
+    landmarks = torch.cat((fine.landmarks, coarse.landmarks * scale))
+    scores = torch.cat((fine.scores, coarse.scores))
+    large = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(1).sqrt() >= _LARGE_FACE
+    of_coarse = torch.arange(len(scores), device=scores.device) >= len(fine.scores)
+    chosen = large == of_coarse
+    boxes, landmarks, scores = boxes[chosen], landmarks[chosen], scores[chosen]
+    kept = suppress(boxes, scores)
+    return Candidates(boxes[kept], landmarks[kept], scores[kept])
 
 
 def _turn_back(found: Candidates, angle: int, size: tuple[int, int]) -> Candidates:
