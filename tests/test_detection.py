@@ -62,6 +62,16 @@ def test_a_working_size_gives_image_coordinates(detector, astronaut):
     assert faces.image_size == (1536, 1536)
 
 
+def test_a_face_that_fills_the_picture_is_found_once(detector, astronaut):
+    part = astronaut[:, 42:182, 155:295].permute(0, 3, 1, 2)
+    picture = torch.nn.functional.interpolate(part, size=(640, 640), mode="bicubic").clamp(0, 1)
+    faces = detector.detect(picture.permute(0, 2, 3, 1))
+    assert len(faces) == 1
+    eyes = faces.landmarks[0, :2] * (140 / 640) + torch.tensor([155.0, 42.0])
+    assert (eyes - ASTRONAUT_EYES).norm(dim=1).max() < 0.2 * EYE_DISTANCE
+    assert faces.size[0] > 256
+
+
 def test_a_batch_equals_its_single_images(detector, astronaut):
     images = torch.cat((astronaut, torch.zeros_like(astronaut), astronaut.flip(2), astronaut * 0.5))
     together = detector.detect(images, batch=3)
