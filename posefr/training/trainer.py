@@ -31,6 +31,7 @@ class Recipe:
         minutes: time budget; the run stops cleanly after it. steps: or after so many steps; 0 for no such limit.
         batch: faces a step. learning_rate: Adam's, warmed up, then a cosine over the budget down
             to a tenth. ema: decay of the averaged weights, a step.
+        epsilon: of the Charbonnier loss: errors below it count squared, those above it as they are.
         pyramid: weight of the decoder's small images.
         adversarial: weight of the adversarial loss at fidelity 0, falling to a tenth of it at fidelity 1;
             0 trains without a discriminator. r1: weight of its gradient penalty.
@@ -44,6 +45,7 @@ class Recipe:
     batch: int = 8
     learning_rate: float = 1e-3
     ema: float = 0.998
+    epsilon: float = 1e-3
     pyramid: float = 0.3
     adversarial: float = 0.0
     r1: float = 5.0
@@ -114,7 +116,7 @@ def train(
             losses: dict[str, Tensor] = {
                 "input": charbonnier(degraded, target),
                 "pixel": charbonnier(output.image, target),
-                "relative": charbonnier(output.image, target, relative),
+                "relative": charbonnier(output.image, target, relative, recipe.epsilon),
             }
             total = losses["relative"]
             if output.images:
