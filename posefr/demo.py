@@ -34,9 +34,7 @@ def run_demo(photo: Path | None, folder: Path) -> bool:
     if photo is None:
         original = _astronaut()
         picture, name = make_worse(original), "astronaut"
-        print(
-            f"The photo is scikit-image's astronaut. It needs no restoring, so it was made worse: {_MADE_WORSE}."
-        )
+        print(f"The photo is scikit-image's astronaut. It needs no restoring, so it was made worse: {_MADE_WORSE}.")
         columns = [("original", original.image), (f"input: {_MADE_WORSE}", picture.image)]
     else:
         picture, name = read_picture(photo), photo.stem
