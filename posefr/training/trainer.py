@@ -229,7 +229,7 @@ def _sample_sheet(path: Path, network: PoseFRNet, degraded: Tensor, target: Tens
     network.eval()
     rows = [degraded, network(degraded, 1.0).image, network(degraded, 0.0).image, target]
     sheet = torch.cat([torch.cat(list(row.float().clamp(0, 1)), 2) for row in rows], 1)
-    cv2.imwrite(str(path), (sheet.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round())
+    cv2.imwrite(str(path), (sheet.permute(1, 2, 0).cpu() * 255).round().byte().numpy()[..., ::-1])
 
 
 def start_network(config: PoseFRConfig, weights: Path | None) -> PoseFRNet:
