@@ -62,16 +62,15 @@ def load_crops(folder: Path, size: int, cache: Path | None = None) -> FaceCrops:
     photos = _from_manifest(manifest) if manifest.exists() else _from_detector(folder)
     crops, scales = [], []
     for path, landmarks in tqdm(photos, desc="cropping faces", unit="photo"):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
+        photo = _read_photo(path)
+        if photo is None:
             continue
-        photo = torch.from_numpy(image[..., ::-1].astype(np.float32) / 255)[None]
         faces = Faces.make(
             frame=torch.zeros(len(landmarks)),
             box=torch.zeros(len(landmarks), 4),
             landmarks=landmarks,
             score=torch.ones(len(landmarks)),
-            image_size=(image.shape[0], image.shape[1]),
+            image_size=(photo.shape[1], photo.shape[2]),
             frames=1,
         )
         found = crop_faces(photo, faces, size=size, frame="ffhq")
@@ -84,6 +83,12 @@ def load_crops(folder: Path, size: int, cache: Path | None = None) -> FaceCrops:
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(cache, images=result.images, scale=result.scale)
     return result
+
+
+def _read_photo(path: Path) -> Tensor | None:
+    """[1, H, W, 3] float32 RGB in 0..1, or None for a file that cannot be read."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    return None if image is None else torch.from_numpy(image[..., ::-1].astype(np.float32) / 255)[None]
 
 
 def _from_manifest(manifest: Path) -> list[tuple[Path, Tensor]]:
@@ -105,10 +110,10 @@ def _from_detector(folder: Path) -> list[tuple[Path, Tensor]]:
     found = []
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES)
     for path in tqdm(paths, desc="finding faces", unit="photo"):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
+        photo = _read_photo(path)
+        if photo is None:
             continue
-        faces = detector.detect(torch.from_numpy(image[..., ::-1].astype(np.float32) / 255)[None])
+        faces = detector.detect(photo)
         if len(faces):
             found.append((path, faces.landmarks))
     return found
