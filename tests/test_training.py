@@ -15,8 +15,8 @@ from posefr.restoration.checkpoint import load_network
 from posefr.restoration.network import PoseFRNet
 from posefr.training.data import FaceCrops, PairLoader, load_crops
 from posefr.training.discriminator import Discriminator
-from posefr.training.losses import charbonnier, discriminator_loss, generator_loss, pyramid_loss, r1_penalty
-from posefr.training.trainer import Recipe, start_network, train
+from posefr.training.losses import charbonnier, discriminator_loss, generator_loss, log_error, pyramid_loss, r1_penalty
+from posefr.training.trainer import LOSSES, Recipe, start_network, train
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,15 @@ def test_charbonnier_is_nearly_the_absolute_difference_and_weighs_images():
     assert charbonnier(zeros, ones) == pytest.approx(1, abs=1e-4)
     assert charbonnier(zeros, ones, torch.tensor([2.0, 0.0])) == pytest.approx(1, abs=1e-4)
     assert pyramid_loss({8: torch.zeros(1, 3, 8, 8)}, torch.full((1, 3, 16, 16), 0.5)) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_the_logarithmic_error_is_what_psnr_averages():
+    target = torch.rand(3, 3, 8, 8)
+    image = target + torch.tensor([0.1, 0.03, 0.0])[:, None, None, None]
+    psnr = torch.tensor([20.0, -20 * np.log10(0.03)])
+    expected = -10 / np.log(10) * log_error(image[:2], target[:2], floor=0)
+    assert expected == pytest.approx(psnr.mean().item(), abs=1e-3)
+    assert log_error(image[2:], target[2:]) == pytest.approx(np.log(1e-4))
 
 
 def test_adversarial_losses_fall_as_each_side_wins():
@@ -118,15 +127,21 @@ def test_a_run_writes_weights_log_and_samples_and_resumes(crops, tmp_path, adver
     assert load_network(path)[1]["steps"] == 4
 
 
-def test_a_trained_network_takes_noise_away(crops, tmp_path):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_trained_network_takes_noise_away(crops, tmp_path, loss):
     torch.manual_seed(0)
     network = PoseFRNet(SMALL)
-    train(network, crops, Recipe(steps=80, batch=4, learning_rate=4e-3, workers=1), tmp_path, CPU)
+    train(network, crops, Recipe(steps=80, batch=4, learning_rate=4e-3, loss=loss, workers=1), tmp_path, CPU)
     target = torch.from_numpy(crops.images).permute(0, 3, 1, 2).float() / 255
     noisy = (target + 0.06 * torch.randn(target.shape)).clamp(0, 1)
     with torch.no_grad():
         restored = network.eval()(noisy).image
     assert (restored - target).square().mean() < 0.9 * (noisy - target).square().mean()
+
+
+def test_an_unknown_pixel_loss_is_refused(crops, tmp_path):
+    with pytest.raises(PoseFRError, match="one of relative, psnr; found 'l7'"):
+        train(PoseFRNet(SMALL), crops, Recipe(loss="l7"), tmp_path, CPU)
 
 
 def test_a_run_stops_after_its_minutes(crops, tmp_path):

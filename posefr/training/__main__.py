@@ -10,7 +10,7 @@ import torch
 
 from ..restoration.network import CONFIGURATIONS
 from .data import load_crops
-from .trainer import Recipe, start_network, train
+from .trainer import LOSSES, Recipe, start_network, train
 
 
 def main() -> None:
@@ -27,6 +27,13 @@ def main() -> None:
     add("--batch", type=int, default=defaults.batch)
     add("--learning-rate", type=float, default=defaults.learning_rate)
     add("--ema", type=float, default=defaults.ema)
+    add(
+        "--loss",
+        default=defaults.loss,
+        choices=LOSSES,
+        help="of the pixels: psnr is the logarithm of the squared error",
+    )
+    add("--pixel", type=float, default=defaults.pixel, help="weight of the pixel loss")
     add("--epsilon", type=float, default=defaults.epsilon, help="pixel errors below it count squared")
     add("--adversarial", type=float, default=defaults.adversarial, help="weight of the adversarial loss")
     add("--r1", type=float, default=defaults.r1)
@@ -46,8 +53,9 @@ def main() -> None:
     crops = load_crops(args.faces, config.size, cache=args.out / f"faces-{config.size}.npz")
     recipe = Recipe(
         minutes=args.minutes, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, ema=args.ema,
-        epsilon=args.epsilon, adversarial=args.adversarial, r1=args.r1, clean=args.clean, faithful=args.faithful,
-        seed=args.seed, bf16=args.bf16, workers=args.workers, sample_every=args.sample_every,
+        loss=args.loss, pixel=args.pixel, epsilon=args.epsilon, adversarial=args.adversarial, r1=args.r1,
+        clean=args.clean, faithful=args.faithful, seed=args.seed, bf16=args.bf16, workers=args.workers,
+        sample_every=args.sample_every,
     )  # fmt: skip
     path = train(start_network(config, args.weights), crops, recipe, args.out, torch.device(args.device), args.note)
     logging.getLogger(__name__).info("Weights: %s", path)

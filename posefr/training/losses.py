@@ -8,13 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["charbonnier", "discriminator_loss", "generator_loss", "pyramid_loss", "r1_penalty"]
+__all__ = ["charbonnier", "discriminator_loss", "generator_loss", "log_error", "pyramid_loss", "r1_penalty"]
 
 
 def charbonnier(image: Tensor, target: Tensor, weight: Tensor | None = None, epsilon: float = 1e-3) -> Tensor:
     """Mean of sqrt(difference^2 + epsilon^2), a smooth L1, over [B, C, H, W]; `weight` [B] weighs the images."""
     value = ((image.float() - target.float()).square() + epsilon**2).sqrt().mean((1, 2, 3))
     return (value if weight is None else value * weight).mean()
+
+
+def log_error(image: Tensor, target: Tensor, floor: float = 1e-4) -> Tensor:
+    """Mean over the images [B, C, H, W] of log(MSE + floor): what PSNR averages, times -10 / ln 10.
+
+    The floor (40 dB) keeps nearly perfect images from deciding alone.
+    """
+    error = (image.float() - target.float()).square().mean((1, 2, 3))
+    return (error + floor).log().mean()
 
 
 def pyramid_loss(images: Mapping[int, Tensor], target: Tensor) -> Tensor:

@@ -11,14 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import PoseFRError
 from ..restoration.checkpoint import load_network, save_network
 from ..restoration.network import PoseFRConfig, PoseFRNet
 from .data import FaceCrops, PairLoader
 from .discriminator import Discriminator
-from .losses import charbonnier, discriminator_loss, generator_loss, pyramid_loss, r1_penalty
+from .losses import charbonnier, discriminator_loss, generator_loss, log_error, pyramid_loss, r1_penalty
 
-__all__ = ["Recipe", "train"]
+__all__ = ["LOSSES", "Recipe", "train"]
 
+LOSSES = ("relative", "psnr")
+_DECIBELS = 10 / math.log(10)
 _R1_EVERY = 16
 _WARM_UP = 50  # steps
 
@@ -31,6 +34,8 @@ class Recipe:
         minutes: time budget; the run stops cleanly after it. steps: or after so many steps; 0 for no such limit.
         batch: faces a step. learning_rate: Adam's, warmed up, then a cosine over the budget down
             to a tenth. ema: decay of the averaged weights, a step.
+        loss: of the pixels: "relative" (Charbonnier, against what was wrong with the input) or "psnr" (the logarithm
+            of each image's mean squared error). pixel: its weight; gradients of "psnr" are some 30 times as large.
         epsilon: of the Charbonnier loss: errors below it count squared, those above it as they are.
         pyramid: weight of the decoder's small images.
         adversarial: weight of the adversarial loss at fidelity 0, falling to a tenth of it at fidelity 1;
@@ -45,6 +50,8 @@ class Recipe:
     batch: int = 8
     learning_rate: float = 1e-3
     ema: float = 0.998
+    loss: str = "relative"
+    pixel: float = 1.0
     epsilon: float = 1e-3
     pyramid: float = 0.3
     adversarial: float = 0.0
@@ -72,6 +79,8 @@ def train(
     Returns:
         The path of the averaged weights.
     """
+    if recipe.loss not in LOSSES:
+        raise PoseFRError(f"The pixel loss is one of {', '.join(LOSSES)}; found {recipe.loss!r}.")
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -117,8 +126,10 @@ def train(
                 "input": charbonnier(degraded, target),
                 "pixel": charbonnier(output.image, target),
                 "relative": charbonnier(output.image, target, relative, recipe.epsilon),
+                "psnr": log_error(output.image, target),
             }
-            total = losses["relative"]
+            losses["gain_db"] = _DECIBELS * (log_error(degraded, target) - losses["psnr"].detach())
+            total = recipe.pixel * losses[recipe.loss]
             if output.images:
                 losses["pyramid"] = pyramid_loss(output.images, target)
                 total = total + recipe.pyramid * losses["pyramid"]
