@@ -88,8 +88,9 @@ def running(
     """
     for folder in ("custom_nodes", "input", "output", "temp", "user/default", "models"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    # no first-run dialogue in the front end
-    (base / "user" / "default" / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
+    # no first-run dialogue in the front end, and text on the nodes however small they are shown
+    settings = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 0}
+    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(settings))
     (base / "custom_nodes" / "ComfyUI-PoseFR").symlink_to(ROOT, target_is_directory=True)
     for name, source in (nodes or {}).items():
         (base / "custom_nodes" / name).write_text(source)

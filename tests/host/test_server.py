@@ -9,7 +9,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import examples
 import numpy as np
+import photos
 import pytest
 from PIL import Image
 
@@ -84,8 +86,7 @@ def read(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def astronaut(server) -> str:
-    data = pytest.importorskip("skimage.data", reason="needs scikit-image, which brings the astronaut's photo")
-    Image.fromarray(data.astronaut()).save(server.base / "input" / "astronaut.png")
+    photos.astronaut().save(server.base / "input" / "astronaut.png")
     return "astronaut.png"
 
 
@@ -164,28 +165,14 @@ def test_networks_come_back_after_the_host_unloaded_them(server, astronaut):
     assert np.array_equal(read(server.pictures(server.run(workflow), "save")[0]), first)
 
 
-def as_sent(saved: dict, photo: str) -> dict:
-    """A saved workflow in the form that the front end sends, with a photo in place of its picture."""
-    sources = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
-    workflow = {}
-    for part in saved["nodes"]:
-        values = iter(part.get("widgets_values", []))
-        inputs = {i["name"]: next(values) for i in part["inputs"] if "widget" in i}
-        inputs |= {i["name"]: sources[i["link"]] for i in part["inputs"] if i["link"] is not None}
-        if part["type"] == "LoadImage":
-            inputs["image"] = photo
-        if part["type"] != "MarkdownNote":
-            workflow[str(part["id"])] = node(part["type"], **inputs)
-    return workflow
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json")))
+@pytest.mark.parametrize("name", examples.NAMES)
 def test_the_example_workflows_run(server, astronaut, name):
-    saved = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
-    entry = server.run(as_sent(saved, astronaut))
-    (saver,) = (str(part["id"]) for part in saved["nodes"] if part["type"] == "SaveImage")
+    photos.group().save(server.base / "input" / "group.png")
+    sent = examples.as_sent(examples.read(name), server.ask("/object_info"))
+    entry = server.run(examples.with_photo(examples.without_sampler(name, sent), "group.png"))
+    (saver,) = (number for number, node in sent.items() if node["class_type"] == "SaveImage")
     (picture,) = server.pictures(entry, saver)
-    assert (read(picture) != read(server.base / "input" / astronaut)).any()
+    assert (read(picture) != read(server.base / "input" / "group.png")).any()
 
 
 def test_without_a_face_the_picture_passes_with_a_note(server):

@@ -1,0 +1,39 @@
+"""What a user does in the front end: open an example, pick a photo, press Run; read help; take the blueprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import examples
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), np.int16)
+
+
+@pytest.mark.parametrize("name", examples.NAMES)
+def test_an_example_loads_runs_and_gives_a_picture(server, front_end, name):
+    workflow = examples.read(name)
+    front_end.load(workflow)
+    assert front_end.missing() == []
+    front_end.shot(f"{name}-loaded")
+
+    if name in examples.INSTEAD_OF_SAMPLER:
+        front_end.replace_sampler(name)
+    front_end.set("LoadImage", "image", "group.png")
+    prompt = front_end.run()
+    front_end.page.wait_for_timeout(1500)
+    front_end.fit()
+    front_end.shot(f"{name}-ran")
+
+    (saver,) = (str(node["id"]) for node in workflow["nodes"] if node["type"].startswith("Save"))
+    before = read(server.base / "input" / "group.png")
+    (after,) = map(read, server.pictures(server.result(prompt), saver))
+    assert after.shape == before.shape
+    changed = (after != before).any(2)
+    assert 0 < changed.mean() < 0.5
