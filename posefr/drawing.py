@@ -23,9 +23,10 @@ _GAP = 6  # px
 
 
 def draw_faces(images: Tensor, faces: Faces) -> Tensor:
-    """Mark each face with its box, landmarks, index, score and yaw; pixels beside the marks stay as they are.
+    """Mark each face with its box, landmarks, index, score, yaw and track; pixels beside the marks stay as they are.
 
-    The indices count per image in the set's order, as `face_records` does.
+    The indices count per image in the set's order, as `face_records` does: after `select_faces(faces, order=...)` they
+    are those that `select_faces` picks by with the same order. A yaw or track that is unknown is left out.
 
     Args:
         images: [B, H, W, 3] float, 0..1.
@@ -51,6 +52,8 @@ def draw_faces(images: Tensor, faces: Faces) -> Tensor:
             label = f"{record['index']}: {record['score']:.2f}"
             if record["yaw"] is not None:
                 label += f" yaw {record['yaw']:.0f}"
+            if record["track"] is not None:
+                label += f" track {record['track']}"
             left, top, right, bottom = pen.textbbox((x0, y0), label, font=font, anchor="lb")
             down = max(0.0, line - top)  # a box at the upper edge has its label inside
             pen.rectangle((left - line, top + down - line, right + line, bottom + down + line), fill=colour)

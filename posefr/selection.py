@@ -27,30 +27,35 @@ def select_faces(
     yaw: tuple[float, float] = (-180.0, 180.0),
     pitch: tuple[float, float] = (-180.0, 180.0),
     tracks: str = "",
+    frames: str = "",
     among: Tensor | None = None,
 ) -> Faces:
-    """Pick faces: first the filters, then the order, then `indices`, then `limit`, in each frame on its own.
+    """Pick faces that pass every filter and whose number is asked for, at most `limit` of them, in each frame.
+
+    A face's number is its place among all faces of its frame in the order asked for, whatever the filters are: the one
+    that `draw_faces` writes beside it where the faces are in this order.
 
     Args:
         faces: what to pick from.
         order: `area` (largest first), `left_to_right`, `top_to_bottom`, `center` (nearest to the middle of the image
             first) or `confidence` (highest first).
-        indices: which faces of each frame, counted from 0 in that order, such as "0,2-4"; all where empty. A frame with
-            fewer faces gives those it has.
-        limit: the most faces to pick in a frame; 0 for all.
+        indices: the numbers of the faces to pick in each frame, counted from 0 in that order, such as "0,2-4"; all
+            where empty. A frame with fewer faces gives those it has.
+        limit: the most faces to pick in a frame, the first of those left; 0 for all.
         size: smallest and largest size in px, the square root of the box's area.
         confidence: the lowest score, 0..1.
         yaw: lowest and highest yaw in degrees.
         pitch: lowest and highest pitch in degrees. A face of unknown pose passes.
         tracks: which tracks of `track_faces`, such as "0,2-4"; all faces where empty.
+        frames: which images of the batch, counted from 0, such as "0,2-4"; all where empty.
         among: [N] bool, which faces pass any other test, such as `face_sharpness(images, faces) < 20`.
 
     Returns:
         The faces picked, by frame, and within a frame in the order asked for.
 
     Raises:
-        PoseFRError: an unknown order, indices or tracks that cannot be read, a range whose ends are swapped, a limit
-            below 0, or `among` of another shape or type.
+        PoseFRError: an unknown order, indices, tracks or frames that cannot be read, a range whose ends are swapped, a
+            limit below 0, or `among` of another shape or type.
     """
     return split_faces(
         faces,
@@ -62,6 +67,7 @@ def select_faces(
         yaw=yaw,
         pitch=pitch,
         tracks=tracks,
+        frames=frames,
         among=among,
     )[0]
 
@@ -77,12 +83,14 @@ def split_faces(
     yaw: tuple[float, float] = (-180.0, 180.0),
     pitch: tuple[float, float] = (-180.0, 180.0),
     tracks: str = "",
+    frames: str = "",
     among: Tensor | None = None,
 ) -> tuple[Faces, Faces]:
     """As `select_faces`, but return the faces picked and the rest, both by frame and in the order asked for."""
     if limit < 0:
         raise PoseFRError(f"The limit is {limit}; expected the most faces to pick in a frame, or 0 for all.")
-    wanted, wanted_tracks = _read_indices("face indices", indices), _read_indices("tracks", tracks)
+    wanted = _read_indices("face indices", indices)
+    wanted_tracks, wanted_frames = _read_indices("tracks", tracks), _read_indices("frames", frames)
     if among is not None and (among.dtype != torch.bool or among.shape != faces.score.shape):
         raise PoseFRError(
             f"The faces to pick among came as {among.dtype} of the shape {list(among.shape)}; expected torch.bool and "
@@ -92,9 +100,10 @@ def split_faces(
     passed &= _within("size", faces.size, size)
     passed &= _within("yaw", faces.pose[:, 0], yaw) | faces.pose[:, 0].isnan()
     passed &= _within("pitch", faces.pose[:, 1], pitch) | faces.pose[:, 1].isnan()
-
     if wanted_tracks:
         passed &= _listed(faces.track, wanted_tracks)
+    if wanted_frames:
+        passed &= _listed(faces.frame, wanted_frames)
     if among is not None:
         passed &= among.to(faces.device)
 
@@ -102,12 +111,10 @@ def split_faces(
     by_frame = by_order[torch.argsort(faces.frame[by_order], stable=True)]
     faces, passed = faces[by_frame], passed[by_frame]
 
-    count = torch.cumsum(passed, dim=0) - passed.long()  # faces that passed before this one, in all frames
     first = torch.searchsorted(faces.frame, faces.frame)  # where this one's frame begins
-    rank = count - count[first]
     picked = passed
     if wanted:
-        picked = picked & _listed(rank, wanted)
+        picked = picked & _listed(torch.arange(len(faces), device=faces.device) - first, wanted)
     if limit:
         ahead = torch.cumsum(picked, dim=0) - picked.long()
         picked = picked & (ahead - ahead[first] < limit)

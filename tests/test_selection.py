@@ -66,10 +66,28 @@ def test_indices_count_per_frame_in_the_chosen_order(faces: Faces, indices: str,
     assert sorted(numbers(picked) + numbers(rest)) == [0, 1, 2, 3, 4]
 
 
-def test_filters_come_before_indices_and_limit_after(faces: Faces) -> None:
-    assert numbers(select_faces(faces, size=(0, 35), indices="0")) == [2, 4]
+def test_a_faces_number_is_the_same_whatever_is_filtered(faces: Faces) -> None:
+    """The numbers are those of a picture of all faces; what a filter drops leaves a gap."""
+    assert numbers(select_faces(faces, size=(0, 35), indices="0")) == [4], "face 0 of the first frame is too large"
+    assert numbers(select_faces(faces, size=(0, 35), indices="1")) == [2, 3]
+    shown = select_faces(faces, order="left_to_right")
+    for frame in (0, 1):
+        in_frame = numbers(shown[shown.frame == frame])
+        for number, face in enumerate(in_frame):
+            picked = select_faces(faces, order="left_to_right", indices=str(number), frames=str(frame), yaw=(-60, 60))
+            assert numbers(picked) == [face]
+
+
+def test_the_limit_counts_what_is_left(faces: Faces) -> None:
     assert numbers(select_faces(faces, size=(0, 35), limit=1)) == [2, 4]
     assert numbers(select_faces(faces, indices="1-2", limit=1)) == [2, 3]
+
+
+def test_frames(faces: Faces) -> None:
+    assert numbers(select_faces(faces, frames="1")) == [4, 3]
+    assert numbers(select_faces(faces, frames="0,2-9", limit=1)) == [1]
+    with pytest.raises(PoseFRError, match="frames 'last' cannot be read"):
+        select_faces(faces, frames="last")
 
 
 def test_filters(faces: Faces) -> None:
@@ -84,7 +102,7 @@ def test_tracks(faces: Faces) -> None:
     tracked = replace(faces, track=torch.tensor([3, 0, -1, 3, 1]))
     assert numbers(select_faces(tracked, tracks="3")) == [0, 3]
     assert numbers(select_faces(tracked, tracks="0-1, 7")) == [1, 4]
-    assert numbers(select_faces(tracked, tracks="1-3", indices="0")) == [0, 4], "tracks come before indices"
+    assert numbers(select_faces(tracked, tracks="1-3", limit=1)) == [0, 4], "tracks come before the limit"
     with pytest.raises(PoseFRError, match="tracks 'x' cannot be read"):
         select_faces(tracked, tracks="x")
 
