@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,22 +15,42 @@ from comfy_api.latest import ComfyExtension, io, ui
 from .posefr import host
 from .posefr.color import COLOR_MATCHES
 from .posefr.compositing import paste_faces
+from .posefr.conversion import (
+    BOX_LAYOUTS,
+    SEG_MASKS,
+    Box,
+    faces_in_boxes,
+    find_landmarks,
+    read_boxes,
+    read_segs,
+    to_bounding_boxes,
+    to_boxes,
+    to_segs,
+)
 from .posefr.detection import detector_names, load_detector
 from .posefr.drawing import draw_faces
 from .posefr.errors import PoseFRError
 from .posefr.faces import Faces
 from .posefr.geometry import FRAMES, Crops, crop_faces
 from .posefr.masks import MASK_SHAPES
+from .posefr.parsing import PARTS, load_parser, parser_names
+from .posefr.report import faces_report
 from .posefr.restoration import load_restorer, restorer_names
 from .posefr.selection import ORDERS, select_faces, split_faces
+from .posefr.sharpness import face_sharpness
+from .posefr.tracking import smooth_faces, track_faces
 
 Detector = io.Custom("POSEFR_DETECTOR")
 Restorer = io.Custom("POSEFR_RESTORER")
 FacesSocket = io.Custom("POSEFR_FACES")
 CropsSocket = io.Custom("POSEFR_CROPS")
+Segs = io.Custom("SEGS")
+BBox = io.Custom("BBOX")
+BoundingBox = io.Custom("BOUNDING_BOX")
 
 CATEGORY = "PoseFR"
 PASS, RAISE = "pass the image through", "stop with an error"
+FIND, GUESS = "find with the detector", "mean face"
 ANGLES = {"upright": (0,), "upright and sideways": (0, 90, 270), "any": (0, 90, 180, 270)}
 # What goes through a network at once: eight images at the default working size, eight faces of 256 px or two of 512 px.
 DETECTOR_PIXELS = 8 * 640**2
@@ -37,6 +59,9 @@ RESTORER_PIXELS = 8 * 256**2
 # posefr-256 380, posefr-512 600, GFPGAN 2170; with a margin for the convolutions' own scratch memory.
 DETECTOR_BYTES_PER_PIXEL = 400
 RESTORER_BYTES_PER_PIXEL = 2500
+# facexlib's parsing networks work at 512 px; the larger of the two, parsenet, peaks at 1.1 GB for four crops.
+PARSER_CROPS = 4
+PARSER_BYTES_PER_CROP = 400 * 2**20
 
 # Hosts before 0.9.2 know no `advanced`, before 0.10.0 no `search_aliases`; there the widgets are simply always shown.
 RARE = {"advanced": True} if "advanced" in inspect.signature(io.Float.Input).parameters else {}
@@ -46,8 +71,8 @@ def _aliases(*words: str) -> dict[str, list[str]]:
     return {"search_aliases": list(words)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def _plural(count: int, noun: str, nouns: str = "") -> str:
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
 @lru_cache(maxsize=2)
@@ -60,6 +85,14 @@ def _detector(name: str, folders: tuple) -> host.Hosted:
 @lru_cache(maxsize=2)
 def _restorer(name: str, folders: tuple) -> host.Hosted:
     return host.adopt(load_restorer(name, device=host.loading_device(), folders=folders))
+
+
+@lru_cache(maxsize=1)
+def _parser(name: str, folders: tuple) -> host.Hosted:
+    (on_bytes,) = host.progress()
+    return host.adopt(
+        load_parser(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
+    )
 
 
 def _pick_detector(name: str) -> host.Hosted:
@@ -132,6 +165,20 @@ def _restore(
 
     restored, fitted = host.with_smaller_batches(run, batch)
     return restored, _halved(batch, fitted, "face")
+
+
+def _parse(
+    hosted: host.Hosted, crops: torch.Tensor, parts: list[str], on_chunk: Callable[[int, int], None]
+) -> tuple[torch.Tensor, str]:
+    """Masks of parts of the faces within the host's memory: [N, 512, 512], and a sentence as for `_restore`."""
+    batch = _batch(len(crops), PARSER_CROPS)
+
+    def run(batch: int) -> torch.Tensor:
+        parser = host.load(hosted, batch * PARSER_BYTES_PER_CROP)
+        return parser.parse(crops, parts, batch=batch, on_chunk=on_chunk)
+
+    masks, fitted = host.with_smaller_batches(run, batch)
+    return masks, _halved(batch, fitted, "face")
 
 
 def _batch(count: int, fitting: float) -> int:
@@ -387,6 +434,17 @@ class SelectFaces(_Node):
                 name, default=default, min=-180, max=180, tooltip=f"{meaning}; 0 faces the camera.", **RARE
             )
 
+        def sharpness(name: str, meaning: str) -> Any:
+            return io.Float.Input(
+                name,
+                default=0.0,
+                min=0.0,
+                max=200.0,
+                step=1.0,
+                tooltip=f"{meaning}; needs images. A sharp portrait has 40 to 90, a blurred one 5 to 20; Face Report "
+                "tells each face's. 0 sets no limit.",
+            )
+
         def pixels(name: str, which: str) -> Any:
             return io.Int.Input(
                 name,
@@ -400,10 +458,15 @@ class SelectFaces(_Node):
             node_id="PoseFRSelectFaces",
             display_name="Select Faces (PoseFR)",
             category=CATEGORY,
-            description="Keeps some of the faces: by order and number, size, confidence or pose. Works on each image "
-            "of the batch by itself.",
+            description="Keeps some of the faces: by number, track, size, sharpness, confidence or pose. Works on "
+            "each image of the batch by itself. A face is kept if it meets all that is set.",
             inputs=[
-                FacesSocket.Input("faces", tooltip="From Detect Faces."),
+                FacesSocket.Input("faces", tooltip="From Detect Faces or Track Faces."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The image that went into Detect Faces; for min_sharpness and max_sharpness alone.",
+                ),
                 io.Combo.Input(
                     "order",
                     options=list(ORDERS),
@@ -414,18 +477,33 @@ class SelectFaces(_Node):
                 io.String.Input(
                     "indices",
                     default="",
-                    tooltip="Which faces to keep, counted from 0 in this order among those within the limits below, "
+                    tooltip="Which faces to keep in each image: the numbers that Preview Faces shows in this order, "
                     'for example "0" or "0,2-4"; empty keeps all.',
+                ),
+                io.String.Input(
+                    "tracks",
+                    default="",
+                    tooltip="Which faces to keep over a whole video: the tracks of Track Faces, which Preview Faces "
+                    'shows, for example "0" or "0,2-4"; empty keeps all.',
+                ),
+                io.String.Input(
+                    "frames",
+                    default="",
+                    tooltip="In which images of the batch to keep faces, counted from 0, for example "
+                    '"0" or "0,10-20"; empty takes all.',
                 ),
                 io.Int.Input(
                     "limit",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Keep at most this many faces of each image; 0 sets no limit.",
+                    tooltip="Keep at most this many faces of each image, the first ones in this order that are left; "
+                    "0 sets no limit.",
                 ),
                 pixels("min_size", "smallest"),
                 pixels("max_size", "largest"),
+                sharpness("min_sharpness", "Drop faces that are blurrier than this"),
+                sharpness("max_sharpness", "Keep only faces that are blurrier than this"),
                 io.Float.Input(
                     "min_confidence",
                     default=0.0,
@@ -450,7 +528,7 @@ class SelectFaces(_Node):
                 FacesSocket.Output(display_name="rest", tooltip="The faces left out, for a branch of their own."),
             ],
             hidden=[io.Hidden.unique_id],
-            **_aliases("filter faces", "pick face", "face index", "largest face"),
+            **_aliases("filter faces", "pick face", "face index", "largest face", "blurry faces"),
         )
 
     @classmethod
@@ -459,15 +537,31 @@ class SelectFaces(_Node):
         faces: Faces,
         order: str,
         indices: str,
+        tracks: str,
+        frames: str,
         limit: int,
         min_size: int,
         max_size: int,
+        min_sharpness: float,
+        max_sharpness: float,
         min_confidence: float,
         min_yaw: int,
         max_yaw: int,
         min_pitch: int,
         max_pitch: int,
+        images: torch.Tensor | None = None,
     ) -> io.NodeOutput:
+        among = None
+        if min_sharpness or max_sharpness:
+            if images is None:
+                raise PoseFRError(
+                    "min_sharpness and max_sharpness need the picture: connect the image that went into Detect Faces "
+                    "to images, or set both to 0."
+                )
+            pictures, _ = _split(images)
+            _check_same_images(pictures, faces)
+            sharpness = face_sharpness(pictures, faces)
+            among = (sharpness >= min_sharpness) & (sharpness <= (max_sharpness or float("inf")))
         kept, rest = split_faces(
             faces,
             order=order,
@@ -477,6 +571,9 @@ class SelectFaces(_Node):
             confidence=min_confidence,
             yaw=(float(min_yaw), float(max_yaw)),
             pitch=(float(min_pitch), float(max_pitch)),
+            tracks=tracks,
+            frames=frames,
+            among=among,
         )
         return cls.done(kept, len(kept), rest, said=f"{len(kept)} of {_plural(len(faces), 'face')} kept")
 
@@ -488,19 +585,22 @@ class PreviewFaces(_Node):
             node_id="PoseFRPreviewFaces",
             display_name="Preview Faces (PoseFR)",
             category=CATEGORY,
-            description="Draws each face's box, landmarks and number on the image. The numbers are those that Select "
-            "Faces counts with the same order.",
+            description="Draws each face's box, landmarks, number, confidence, yaw and track on the image. The numbers "
+            "are those to type into Select Faces, if that gets the same faces and has the same order.",
             inputs=[
                 io.Image.Input("image", tooltip="The image that went into Detect Faces."),
-                FacesSocket.Input("faces", tooltip="From Detect Faces or Select Faces."),
+                FacesSocket.Input("faces", tooltip="The faces that go into Select Faces, or any others."),
                 io.Combo.Input(
-                    "order", options=list(ORDERS), default="area", tooltip="How the faces of each image are numbered."
+                    "order",
+                    options=list(ORDERS),
+                    default="area",
+                    tooltip="How the faces of each image are numbered; take the same as in Select Faces.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The image with the faces drawn on it.")],
             is_output_node=True,
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
-            **_aliases("show faces", "draw face boxes", "face index"),
+            **_aliases("show faces", "draw face boxes", "face index", "face number"),
         )
 
     @classmethod
@@ -509,6 +609,310 @@ class PreviewFaces(_Node):
         _check_same_images(images, faces)
         drawn = host.hand_over(draw_faces(images, select_faces(faces, order=order)))
         return cls.done(drawn, said=_plural(len(faces), "face"), shown=ui.PreviewImage(drawn, cls=cls))
+
+
+class TrackFaces(_Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PoseFRTrackFaces",
+            display_name="Track Faces (PoseFR)",
+            category=CATEGORY,
+            description="For video, where the images of the batch are the frames: tells which faces are the same one "
+            "over the frames, fills in where one was missed, and steadies boxes and landmarks, so that restored faces "
+            "do not tremble.",
+            inputs=[
+                FacesSocket.Input("faces", tooltip="From Detect Faces, for all frames."),
+                io.Int.Input(
+                    "gap",
+                    default=5,
+                    min=0,
+                    max=60,
+                    tooltip="The most frames in a row in which a face may be missed; there it is filled in, with a "
+                    "confidence of 0.",
+                ),
+                io.Float.Input(
+                    "smoothing",
+                    default=4.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.5,
+                    tooltip="How many frames to either side steady a face (the deviation of a Gaussian). More is "
+                    "calmer, less follows quick motion closer; 0 leaves the faces where they were found.",
+                ),
+                io.Float.Input(
+                    "reach",
+                    default=0.8,
+                    min=0.0,
+                    max=5.0,
+                    step=0.1,
+                    tooltip="How far from where it is expected a face may be in the next frame, in sizes of the face. "
+                    "Raise it where quick faces lose their track.",
+                    **RARE,
+                ),
+            ],
+            outputs=[
+                FacesSocket.Output(
+                    display_name="faces",
+                    tooltip="The faces, steadied and with their tracks, for Select and Crop Faces.",
+                ),
+                io.Int.Output(display_name="tracks", tooltip="The number of different faces over the whole video."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **_aliases("video faces", "stabilize faces", "smooth landmarks", "face identity", "flicker"),
+        )
+
+    @classmethod
+    def execute(cls, faces: Faces, gap: int, smoothing: float, reach: float) -> io.NodeOutput:
+        tracked = smooth_faces(track_faces(faces, gap=gap, reach=reach), sigma=smoothing)
+        count = len(tracked.track.unique())
+        said = f"{_plural(count, 'track')} over {_plural(faces.frames, 'image')}"
+        filled = len(tracked) - len(faces)
+        return cls.done(tracked, count, said=f"{said}, {_plural(filled, 'face')} filled in" if filled else said)
+
+
+class FaceReport(_Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PoseFRFaceReport",
+            display_name="Face Report (PoseFR)",
+            category=CATEGORY,
+            description="Tells about the faces as JSON text (number, box, landmarks, size, confidence, pose, track, "
+            "sharpness) and as counts.",
+            inputs=[
+                FacesSocket.Input("faces", tooltip="From any node that gives faces."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The image that went into Detect Faces: with it the report tells each face's sharpness.",
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default="area",
+                    tooltip="How the faces of each image are numbered; take the same as in Select Faces.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="The report as JSON text."),
+                io.Int.Output(display_name="faces", tooltip="The number of faces in the whole batch."),
+                io.Int.Output(display_name="frames", tooltip="The number of images in the batch."),
+                io.Int.Output(
+                    display_name="per_frame", tooltip="A list: the number of faces of each image.", is_output_list=True
+                ),
+            ],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            **_aliases("count faces", "face json", "face info", "face boxes text", "face sharpness"),
+        )
+
+    @classmethod
+    def execute(cls, faces: Faces, order: str, images: torch.Tensor | None = None) -> io.NodeOutput:
+        faces = select_faces(faces, order=order)
+        sharpness = None
+        if images is not None:
+            pictures, _ = _split(images)
+            _check_same_images(pictures, faces)
+            sharpness = face_sharpness(pictures, faces)
+        report = faces_report(faces, sharpness)
+        text = json.dumps(report, indent=1)
+        said = f"{_plural(len(faces), 'face')} in {_plural(faces.frames, 'image')}"
+        return cls.done(text, len(faces), faces.frames, report["per_frame"], said=said, shown=ui.PreviewText(text))
+
+
+class FacesFromBoxes(_Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PoseFRFacesFromBoxes",
+            display_name="Faces From Boxes (PoseFR)",
+            category=CATEGORY,
+            description="Makes faces of boxes that other nodes found: SEGS of the Impact Pack, BBOX, or ComfyUI's own "
+            "BOUNDING_BOX. Looks for eyes, nose and mouth inside each box; where it finds none, or is told not to "
+            "look, it takes those of an upright frontal face that fills the box.",
+            inputs=[
+                io.Image.Input("image", tooltip="The image that the boxes were found in, or a batch of them."),
+                Segs.Input(
+                    "segs",
+                    optional=True,
+                    tooltip="SEGS of the Impact Pack: for all images, or a list with one for each.",
+                ),
+                BBox.Input(
+                    "bbox", optional=True, tooltip="Boxes as lists of four numbers: for all images, or a list for each."
+                ),
+                BoundingBox.Input(
+                    "bounding_boxes",
+                    optional=True,
+                    tooltip="Boxes of ComfyUI's own nodes: for all images, or a list for each.",
+                ),
+                Detector.Input(
+                    "detector",
+                    optional=True,
+                    tooltip="From Load Face Detector, to find the landmarks; the bundled one without it.",
+                ),
+                io.Combo.Input(
+                    "landmarks",
+                    options=[FIND, GUESS],
+                    default=FIND,
+                    tooltip="Look for the face in each box and take its box and landmarks, or leave the boxes as they "
+                    "are and assume an upright frontal face in each.",
+                ),
+                io.Combo.Input(
+                    "bbox_layout",
+                    options=list(BOX_LAYOUTS),
+                    default=BOX_LAYOUTS[0],
+                    tooltip="What the four numbers of bbox are: two corners, or a corner and the size.",
+                    **RARE,
+                ),
+                _threshold(),
+            ],
+            outputs=[
+                FacesSocket.Output(
+                    display_name="faces",
+                    tooltip="One face for each box, for Select Faces, Crop Faces and the others.",
+                    is_output_list=True,
+                ),
+                io.Int.Output(
+                    display_name="count", tooltip="The number of faces in the whole batch.", is_output_list=True
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_input_list=True,
+            **_aliases("SEGS to faces", "BBOX to faces", "bounding box to faces", "impact pack", "yolo face"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: list[torch.Tensor],
+        landmarks: list[str],
+        bbox_layout: list[str],
+        threshold: list[float],
+        segs: list[Any] | None = None,
+        bbox: list[Any] | None = None,
+        bounding_boxes: list[Any] | None = None,
+        detector: list[host.Hosted] | None = None,
+    ) -> io.NodeOutput:
+        if segs is None and bbox is None and bounding_boxes is None:
+            raise PoseFRError("No boxes are connected; connect segs, bbox or bounding_boxes.")
+        batches = [_split(one)[0] for one in image]
+        sizes = [(tuple(images.shape[1:3]), len(images)) for images in batches]
+        readers = (
+            (segs, lambda value, size, count: [read_segs(value, size)] * count),
+            (bbox, lambda value, size, count: read_boxes(value, count, bbox_layout[0])),
+            (bounding_boxes, lambda value, size, count: read_boxes(value, count)),
+        )
+        sources = [_for_each_batch(values, sizes, read) for values, read in readers if values is not None]
+        boxes = [
+            [[*chain(*same_image)] for same_image in zip(*batch, strict=True)] for batch in zip(*sources, strict=True)
+        ]
+        made = [faces_in_boxes(found, size) for found, (size, _) in zip(boxes, sizes, strict=True)]
+        count, boxed = sum(map(len, made)), sum(len(found) for batch in boxes for found in batch)
+        said = f"{_plural(count, 'face')} of {_plural(boxed, 'box', 'boxes')}"
+        halved = ""
+        if landmarks[0] == FIND and count:
+            finder = detector[0] if detector else _pick_detector("bundled")
+            (on_chunk,) = host.progress()
+            seen = 0
+
+            def detect(views: torch.Tensor) -> Faces:
+                nonlocal halved
+                found, halved = _detect(finder, views, threshold[0], 0, "upright", on_chunk)
+                return found
+
+            for i, (images, faces) in enumerate(zip(batches, made, strict=True)):
+                made[i], found = find_landmarks(images, faces, detect)
+                seen += found
+            said += f", {seen} with landmarks found"
+        return cls.done(made, [len(faces) for faces in made], said=said, warnings=(halved,))
+
+
+def _for_each_batch(values: list[Any], sizes: list[tuple], read: Callable[..., list[list[Box]]]) -> list:
+    """The boxes of each image of each batch, from what a socket brought for them.
+
+    One batch may have one value for each of its images; otherwise values go with batches as the host pairs lists: the
+    last one stands for those that follow it.
+    """
+    if not values:
+        return [[[] for _ in range(count)] for _, count in sizes]
+    if len(sizes) == 1 and len(values) > 1:
+        ((size, count),) = sizes
+        if len(values) != count:
+            raise PoseFRError(
+                f"The boxes are those of {len(values)} images, but there {'is' if count == 1 else 'are'} {count}; "
+                "connect boxes of these images."
+            )
+        return [[read(value, size, 1)[0] for value in values]]
+    return [read(values[min(i, len(values) - 1)], *which) for i, which in enumerate(sizes)]
+
+
+class FacesToBoxes(_Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PoseFRFacesToBoxes",
+            display_name="Faces To Boxes (PoseFR)",
+            category=CATEGORY,
+            description="Gives the faces' boxes to other nodes: as SEGS of the Impact Pack, as BBOX, and as ComfyUI's "
+            "own BOUNDING_BOX.",
+            inputs=[
+                FacesSocket.Input("faces", tooltip="From any node that gives faces."),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The image that the faces were found in; its regions go into the SEGS.",
+                ),
+                io.Float.Input(
+                    "crop_factor",
+                    default=3.0,
+                    min=1.0,
+                    max=20.0,
+                    step=0.1,
+                    tooltip="SEGS only: how many times wider and higher than the face's box its region is.",
+                ),
+                io.Combo.Input(
+                    "seg_mask",
+                    options=list(SEG_MASKS),
+                    default=SEG_MASKS[0],
+                    tooltip="SEGS only: what their masks cover: the face's box, an ellipse turned as the face is, or "
+                    "the outline of the facial features.",
+                ),
+                io.Combo.Input(
+                    "bbox_layout",
+                    options=list(BOX_LAYOUTS),
+                    default=BOX_LAYOUTS[0],
+                    tooltip="BBOX only: what the four numbers are: two corners, or a corner and the size.",
+                    **RARE,
+                ),
+            ],
+            outputs=[
+                Segs.Output(display_name="segs", tooltip="A list: SEGS for each image.", is_output_list=True),
+                BBox.Output(
+                    display_name="bbox",
+                    tooltip="A list: for each image its boxes, four numbers each.",
+                    is_output_list=True,
+                ),
+                BoundingBox.Output(
+                    display_name="bounding_boxes",
+                    tooltip="For Draw BBoxes, Crop By Bounding Boxes, SAM3 Detect and the like; all images in one.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **_aliases("faces to SEGS", "faces to BBOX", "face bounding box", "impact pack", "FaceDetailer"),
+        )
+
+    @classmethod
+    def execute(
+        cls, faces: Faces, crop_factor: float, seg_mask: str, bbox_layout: str, image: torch.Tensor | None = None
+    ) -> io.NodeOutput:
+        images = None
+        if image is not None:
+            images, _ = _split(image)
+            _check_same_images(images, faces)
+        segs = to_segs(faces, factor=crop_factor, mask=seg_mask, images=images)
+        said = f"{_plural(len(faces), 'box', 'boxes')} in {_plural(faces.frames, 'image')}"
+        return cls.done(segs, to_boxes(faces, bbox_layout), to_bounding_boxes(faces), said=said)
 
 
 class CropFaces(_Node):
@@ -624,11 +1028,112 @@ class RestoreFaces(_Node):
         return cls.done(host.hand_over(restored), said=said, warnings=(halved,))
 
 
-def _custom_mask(mask: torch.Tensor, images: torch.Tensor, count: int) -> torch.Tensor:
-    """An outside MASK as paste_faces takes it; one that suits no image but a crop is for each of the `count` crops."""
-    mask = mask.reshape(-1, *mask.shape[-2:])
-    for_one_crop = len(mask) == 1 and mask.shape[1] == mask.shape[2] and mask.shape[1:] != images.shape[1:3]
-    return mask.expand(count, -1, -1) if for_one_crop else mask
+class FacePartsMask(_Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        meaning = {
+            "skin": "the skin with brows, eyes, nose, mouth and ears",
+            "glasses": "glasses",
+            "hair": "the hair",
+            "hat": "a hat or another head cover",
+            "neck": "the neck and what is worn around it",
+        }
+        return io.Schema(
+            node_id="PoseFRFacePartsMask",
+            display_name="Face Parts Mask (PoseFR)",
+            category=CATEGORY,
+            description="A mask for each crop, of the parts of the face that you choose, for Paste Faces: the skin "
+            "alone keeps hair, glasses and hands in front of the face as they are in the picture. Works with "
+            "facexlib's parsing networks.",
+            inputs=[
+                CropsSocket.Input("crops", tooltip="From Crop Faces."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="What to look at instead of the crops themselves, for example the restored faces.",
+                ),
+                io.Combo.Input(
+                    "parser",
+                    options=parser_names(host.folders(host.PARSER_FOLDERS)),
+                    tooltip="The network that tells the parts apart. bisenet is quick; its file has to be put into "
+                    "models/facexlib. parsenet is slow on a CPU; it is fetched into models/facexlib when first used, "
+                    "unless the file is there already.",
+                ),
+                *(io.Boolean.Input(part, default=part == "skin", tooltip=f"Paste {meaning[part]}.") for part in PARTS),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="masks", tooltip="One mask per crop, 512 px, for crop_masks of Paste Faces."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+            **_aliases("face parsing", "bisenet", "skin mask", "hair mask", "occlusion", "glasses"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        crops: Crops,
+        parser: str,
+        skin: bool,
+        glasses: bool,
+        hair: bool,
+        hat: bool,
+        neck: bool,
+        images: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        chosen = {"skin": skin, "glasses": glasses, "hair": hair, "hat": hat, "neck": neck}
+        looked_at = crops.images if images is None else _split(images)[0]
+        if not len(crops.faces):
+            return cls.done(host.hand_over(looked_at.new_zeros(1, 64, 64)), warnings=("No face to mask.",))
+        if len(looked_at) != len(crops.faces):
+            raise _not_one_for_each(crops, "images", len(looked_at))
+        parts = [part for part in PARTS if chosen[part]]
+        if not parts:
+            raise PoseFRError("No part of the face is chosen; switch on skin, glasses, hair, hat or neck.")
+        network = _parser(parser, tuple(host.folders(host.PARSER_FOLDERS)))
+        (on_chunk,) = host.progress()
+        masks, halved = _parse(network, looked_at, parts, on_chunk)
+        said = f"{', '.join(parts)} of {_plural(len(masks), 'face')}"
+        return cls.done(host.hand_over(masks), said=said, warnings=(halved,))
+
+
+def _not_one_for_each(crops: Crops, socket: str, found: int) -> PoseFRError:
+    return PoseFRError(
+        f"{_plural(len(crops.faces), 'face')} came from Crop Faces, but {socket} brings {_plural(found, 'image')}; "
+        "connect exactly one image per face."
+    )
+
+
+def _image_mask(mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """A MASK over the image as [1 or B, H, W]; one of its proportions but another size, as before upscaling, fits."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).to(images)
+    (count, height, width), (masks, rows, columns) = images.shape[:3], mask.shape
+    if masks not in (1, count) or abs(rows * width - columns * height) > max(height, width):
+        raise PoseFRError(
+            f"The mask has the shape {list(mask.shape)}; expected {[count, height, width]} or one for all images, of "
+            "the image's proportions. A mask for each crop goes to crop_masks."
+        )
+    if (rows, columns) == (height, width):
+        return mask
+    return torch.nn.functional.interpolate(mask[:, None], (height, width), mode="bilinear", antialias=True)[:, 0]
+
+
+def _crop_masks(masks: torch.Tensor, crops: Crops) -> torch.Tensor:
+    """A MASK for each crop; one stands for all."""
+    masks = masks.reshape(-1, *masks.shape[-2:])
+    if len(masks) not in (1, len(crops.faces)):
+        raise _not_one_for_each(crops, "crop_masks", len(masks))
+    return masks.expand(len(crops.faces), -1, -1)
+
+
+def _limited(
+    images: torch.Tensor, out: torch.Tensor, covered: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What was pasted, where a MASK over the image is white."""
+    mask = mask.clamp(0, 1)
+    inside = mask[..., None] > 0
+    return torch.where(inside, torch.lerp(images, out, mask[..., None].expand_as(out)), images), covered * mask
 
 
 class PasteFaces(_Node):
@@ -653,8 +1158,14 @@ class PasteFaces(_Node):
                 io.Mask.Input(
                     "custom_mask",
                     optional=True,
-                    tooltip="Replaces the mask chosen above: white is pasted. Either one mask of the image's size (or "
-                    "one per image), or one per crop.",
+                    tooltip="A mask over the image, or one for each image: faces are pasted where it is white. Takes "
+                    "the place of the mask chosen below.",
+                ),
+                io.Mask.Input(
+                    "crop_masks",
+                    optional=True,
+                    tooltip="A mask for each crop, or one for all, from Face Parts Mask or any other node: the white "
+                    "part of the crop is pasted. Takes the place of the mask chosen below.",
                 ),
             ],
             outputs=[
@@ -677,30 +1188,37 @@ class PasteFaces(_Node):
         color_match: str,
         grow: float,
         custom_mask: torch.Tensor | None = None,
+        crop_masks: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         images, alpha = _split(image)
         if not len(crops.faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
             return cls.done(image, nothing, warnings=("No face to paste: passed through unchanged.",))
-        if custom_mask is not None and not custom_mask.any():
-            nothing = host.hand_over(images.new_zeros(images.shape[:3]))
-            return cls.done(image, nothing, warnings=("The custom mask is black everywhere: nothing was pasted.",))
+        for given, name in ((custom_mask, "custom mask is"), (crop_masks, "crop masks are")):
+            if given is not None and not given.any():
+                nothing = host.hand_over(images.new_zeros(images.shape[:3]))
+                return cls.done(image, nothing, warnings=(f"The {name} black everywhere: nothing was pasted.",))
         faces, _ = _split(restored)
         if len(faces) != len(crops.faces):
-            raise PoseFRError(
-                f"{_plural(len(crops.faces), 'face')} came from Crop Faces, but restored brings "
-                f"{_plural(len(faces), 'image')}; connect exactly one image per face."
-            )
+            raise _not_one_for_each(crops, "restored", len(faces))
+        shape: Any = mask
+        if custom_mask is not None:
+            shape = over_image = _image_mask(custom_mask, images)
+        if crop_masks is not None:
+            shape = _crop_masks(crop_masks, crops)
         out, covered = paste_faces(
             images,
             crops,
             faces.to(images.device),
-            mask=mask if custom_mask is None else _custom_mask(custom_mask, images, len(crops)),
+            mask=shape,
+            mask_space="crop" if crop_masks is not None else "image" if custom_mask is not None else None,
             feather=feather,
             grow=grow,
             color_match=color_match,
             strength=strength,
         )
+        if custom_mask is not None and crop_masks is not None:
+            out, covered = _limited(images, out, covered, over_image)
         return cls.done(_join(out, alpha), host.hand_over(covered), said=f"{_plural(len(faces), 'face')} pasted")
 
 
@@ -735,6 +1253,12 @@ class RestoreFacesInImage(_Node):
                     max=1000,
                     tooltip="Restore only the largest faces of each image, at most this many; 0 restores all.",
                 ),
+                io.Boolean.Input(
+                    "video",
+                    default=False,
+                    tooltip="The images of the batch are the frames of a video: follow each face over them, fill in "
+                    "where one was missed for up to 5 frames, and steady the faces.",
+                ),
                 _if_no_face(),
                 _working_size(),
                 _angles(),
@@ -763,6 +1287,7 @@ class RestoreFacesInImage(_Node):
         grow: float,
         threshold: float,
         limit: int,
+        video: bool,
         if_no_face: str,
         working_size: int,
         angles: str,
@@ -775,6 +1300,8 @@ class RestoreFacesInImage(_Node):
         if not len(faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
             return cls.done(image, nothing, faces, warnings=(_no_face(images, if_no_face), halved))
+        if video:
+            faces = smooth_faces(track_faces(faces))
         faces = select_faces(faces, order="area", limit=limit)
         crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame)
         restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
@@ -799,11 +1326,16 @@ class PoseFR(ComfyExtension):
             LoadDetector,
             LoadRestorer,
             DetectFaces,
+            TrackFaces,
             SelectFaces,
             PreviewFaces,
+            FaceReport,
             CropFaces,
             RestoreFaces,
+            FacePartsMask,
             PasteFaces,
+            FacesFromBoxes,
+            FacesToBoxes,
         ]
 
 

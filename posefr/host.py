@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "DETECTOR_FOLDERS",
+    "PARSER_FOLDERS",
     "RESTORER_FOLDERS",
     "Hosted",
     "adopt",
@@ -35,6 +36,7 @@ __all__ = [
 OWN_FOLDER = "posefr"
 # Our own key comes first where we write nothing; downloads go to the first, so that other packs find them too.
 DETECTOR_FOLDERS = ("facedetection", "facexlib", OWN_FOLDER)
+PARSER_FOLDERS = ("facexlib", "face_parsing", OWN_FOLDER)
 RESTORER_FOLDERS = (OWN_FOLDER, "facerestore_models")
 
 _STEPS = 1000  # resolution of the progress bar; a stage is a share of it

@@ -16,7 +16,7 @@ from .detection.releases import download as fetch
 from .detection.weights import read_state
 from .errors import PoseFRError
 
-__all__ = ["PARSERS", "PARTS", "Parser", "load_parser"]
+__all__ = ["PARSERS", "PARTS", "Parser", "load_parser", "parser_names"]
 
 _SIZE = 512  # px, what both networks were trained with
 
@@ -129,6 +129,13 @@ class Parser:
         return masks.clamp_(0, 1)
 
 
+def parser_names(folders: Sequence[Path] = ()) -> list[str]:
+    """What `load_parser` can be asked for; first what is there, then what it can fetch."""
+    places = [Path(folder) for folder in folders] or [cache_folder()]
+    absent = {name: not any((f / kind.file).is_file() for f in places) for name, kind in _KINDS.items()}
+    return sorted(_KINDS, key=lambda name: (absent[name], absent[name] and _KINDS[name].release is None))
+
+
 def load_parser(
     name_or_path: str | Path = "bisenet",
     *,
@@ -181,7 +188,8 @@ def _locate(kind: _Kind, places: list[Path], download: bool, progress: Callable[
     if download and kind.release is not None:
         return fetch(kind.release, places[0], progress)
     raise PoseFRError(
-        f"{kind.file} is not in {', '.join(map(str, places))}; fetch {kind.url} and put it there, or pick another mask."
+        f"{kind.file} is not in {', '.join(map(str, places))}; fetch {kind.url} and put it there, or pick another "
+        "parser or mask."
     )
 
 

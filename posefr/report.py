@@ -6,9 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .faces import Faces
 
-__all__ = ["face_records"]
+__all__ = ["face_records", "faces_report"]
 
 
 def face_records(faces: Faces) -> list[dict[str, Any]]:
@@ -39,5 +41,34 @@ def face_records(faces: Faces) -> list[dict[str, Any]]:
     return records
 
 
-def _known(degrees: float) -> float | None:
-    return round(degrees, 2) if math.isfinite(degrees) else None
+def faces_report(faces: Faces, sharpness: Tensor | None = None) -> dict[str, Any]:
+    """All that is known of a set of faces, ready for JSON.
+
+    Args:
+        faces: the set.
+        sharpness: [N], of `face_sharpness`; each record then has a `sharpness` (per cent, None where it is none).
+
+    Returns:
+        `frames`, `width` and `height` (px) of the images, `count` of the faces, `per_frame` (the count in each image),
+        `tracks` (those among the faces) and `faces` (`face_records`).
+    """
+    records = face_records(faces)
+    if sharpness is not None:
+        for record, value in zip(records, sharpness.tolist(), strict=True):
+            record["sharpness"] = _known(value)
+    per_frame = [0] * faces.frames
+    for record in records:
+        per_frame[record["frame"]] += 1
+    return {
+        "frames": faces.frames,
+        "width": faces.image_size[1],
+        "height": faces.image_size[0],
+        "count": len(records),
+        "per_frame": per_frame,
+        "tracks": sorted({r["track"] for r in records if r["track"] is not None}),
+        "faces": records,
+    }
+
+
+def _known(value: float) -> float | None:
+    return round(value, 2) if math.isfinite(value) else None

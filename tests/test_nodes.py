@@ -7,6 +7,7 @@ layers. The pack is loaded by path under a name that no import statement could r
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -365,6 +366,238 @@ def test_selection_passes_its_limits_on(nodes, faces):
     assert kept.box[:, 0].tolist() == [50]
 
 
+def test_the_previews_numbers_select_whatever_else_is_set(nodes, images, faces):
+    """What Face Report and Preview Faces call face 1 is what indices "1" picks, with limits set too."""
+    for order in nodes.ORDERS:
+        report = json.loads(run(nodes.FaceReport, faces=faces, order=order).args[0])
+        for face in report["faces"]:
+            frame = str(face["frame"])
+            picked, *_ = run(
+                nodes.SelectFaces, faces=faces, order=order, indices=str(face["index"]), frames=frame, min_size=30
+            ).args
+            assert picked.box.tolist() == [face["box"]], (order, face)
+
+
+def test_blurred_faces_are_selected_by_their_sharpness(nodes, faces):
+    """In the first image the left face is sharp, the right one flat; in the second the only one is flat."""
+    images = torch.full((2, 128, 160, 3), 0.5)
+    images[0, :, :75] = torch.rand(128, 75, 3, generator=torch.Generator().manual_seed(3))
+    kept, count, rest = run(nodes.SelectFaces, faces=faces, images=images, max_sharpness=20.0).args
+    assert (count, sorted(kept.box[:, 0].tolist())) == (2, [50, 90])
+    assert rest.box[:, 0].tolist() == [20]
+    kept, _, _ = run(nodes.SelectFaces, faces=faces, images=images, min_sharpness=20.0).args
+    assert kept.box[:, 0].tolist() == [20]
+    report = json.loads(run(nodes.FaceReport, faces=faces, images=images, order="left_to_right").args[0])
+    assert [face["sharpness"] > 20 for face in report["faces"]] == [True, False, False]
+    with pytest.raises(nodes.PoseFRError, match="need the picture: connect the image"):
+        run(nodes.SelectFaces, faces=faces, max_sharpness=20.0)
+    with pytest.raises(nodes.PoseFRError, match="found in 2 images"):
+        run(nodes.SelectFaces, faces=faces, images=images[:1], max_sharpness=20.0)
+
+
+# Video
+
+
+def video_faces(nodes, missing=()):
+    """Twelve frames of a face that moves right and another that stands still, trembling; some frames miss the first."""
+    noise = torch.rand(12, 2, 2, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    squares = []
+    for i in range(12):
+        if i not in missing:
+            squares.append((i, 10 + 4.0 * i + float(noise[i, 0, 0]), 20 + float(noise[i, 0, 1]), 30.0))
+        squares.append((i, 100 + float(noise[i, 1, 0]), 80 + float(noise[i, 1, 1]), 40.0))
+    images = torch.rand(12, 128, 160, 3, generator=torch.Generator().manual_seed(1))
+    detector = Detector(nodes, "video", squares)
+    return images, run(nodes.DetectFaces, detector=hosted(nodes, detector), image=images).args[0], detector
+
+
+def test_faces_are_tracked_filled_in_and_steadied(nodes, comfy):
+    images, faces, _ = video_faces(nodes, missing=(4, 5))
+    tracked, count = run(nodes.TrackFaces, faces=faces).args
+    assert count == 2
+    assert comfy.notes["7"] == "2 tracks over 12 images, 2 faces filled in"
+    assert len(tracked) == 24
+    before, after = ((f.box[f.box[:, 0] > 90][:, 0]).diff().abs().mean() for f in (faces, tracked))
+    assert after < before / 2
+    kept, count, _ = run(nodes.SelectFaces, faces=tracked, tracks="1").args
+    assert count == 12
+    assert len(kept.track.unique()) == 1
+    still, _, _ = run(nodes.SelectFaces, faces=tracked, tracks="1", frames="0,10-20").args
+    assert still.frame.tolist() == [0, 10, 11]
+    records = json.loads(run(nodes.FaceReport, faces=tracked).args[0])
+    assert records["tracks"] == [0, 1]
+    drawn = [run(nodes.PreviewFaces, image=images, faces=f).args[0] for f in (tracked, replace_track(tracked, -1))]
+    assert not torch.equal(*drawn), "the label tells the track"
+
+
+def replace_track(faces, track):
+    return dataclasses.replace(faces, track=torch.full_like(faces.track, track))
+
+
+def test_widgets_reach_the_tracker(nodes):
+    _, faces, _ = video_faces(nodes, missing=(4, 5))
+    assert run(nodes.TrackFaces, faces=faces, gap=1).args[1] == 3
+    assert run(nodes.TrackFaces, faces=faces, reach=0.0).args[1] > 3
+    untouched, _ = run(nodes.TrackFaces, faces=faces, gap=0, smoothing=0.0).args
+    assert torch.equal(untouched.box, faces.box)
+
+
+def test_the_one_node_steadies_a_video(nodes, models):
+    images, _, models.detectors["blind"] = video_faces(nodes, missing=(4,))
+    alone = run(nodes.RestoreFacesInImage, image=images, detector="blind").args[2]
+    steady = run(nodes.RestoreFacesInImage, image=images, detector="blind", video=True).args[2]
+    assert (len(alone), len(steady)) == (23, 24)
+    right = [f.box[f.box[:, 0] > 90][:, 0].diff().abs().mean() for f in (alone, steady)]
+    assert right[1] < right[0] / 2
+
+
+# What is known of the faces
+
+
+def test_the_report_counts_and_lists(nodes, faces):
+    result = run(nodes.FaceReport, faces=faces, order="left_to_right")
+    text, count, frames, per_frame = result.args
+    assert (count, frames, per_frame) == (3, 2, [2, 1])
+    report = json.loads(text)
+    assert (report["width"], report["height"], report["count"], report["per_frame"]) == (160, 128, 3, [2, 1])
+    assert [(f["frame"], f["index"], f["box"][0]) for f in report["faces"]] == [(0, 0, 20), (0, 1, 90), (1, 0, 50)]
+    assert "sharpness" not in report["faces"][0]
+    assert result.ui["text"] == (text,)
+
+
+# Boxes of other nodes
+
+
+def boxes_to_faces(nodes, detector=None, **inputs):
+    """Faces From Boxes as the host calls it: every input is a list."""
+    default = {
+        i.id: [i.options[0] if i.default is None else i.default]
+        for i in nodes.FacesFromBoxes.define_schema().inputs
+        if hasattr(i, "default")
+    }
+    if detector is not None:
+        inputs["detector"] = [hosted(nodes, detector)]
+    clone = type("FacesFromBoxes", (nodes.FacesFromBoxes,), {"hidden": SimpleNamespace(unique_id="7")})
+    return clone.execute(**{**default, **inputs}).args
+
+
+def test_faces_go_to_every_kind_of_boxes_and_back(nodes, comfy, images, faces):
+    segs, bbox, bounding_boxes = run(nodes.FacesToBoxes, faces=faces, image=images).args
+    assert [len(found) for _, found in segs] == [2, 1]
+    assert segs[0][1][0].cropped_image.shape[3] == 3
+    for socket, values in (("segs", segs), ("bbox", bbox), ("bounding_boxes", [bounding_boxes])):
+        (back,), (count,) = boxes_to_faces(nodes, image=[images], landmarks=[nodes.GUESS], **{socket: values})
+        assert count == 3
+        assert torch.equal(back.box, faces.box)
+        assert torch.equal(back.frame, faces.frame)
+        crops, cut = run(nodes.CropFaces, image=images, faces=back, size=32).args
+        assert run(nodes.PasteFaces, image=images, crops=crops, restored=cut).args[0].shape == images.shape
+    assert comfy.notes["7"] == "3 faces pasted"
+
+
+def test_boxes_of_several_sockets_are_put_together(nodes, images):
+    core = {"x": 60, "y": 60, "width": 20, "height": 20, "score": 0.5}
+    (made,), _ = boxes_to_faces(
+        nodes, image=[images], bbox=[[[10, 10, 30, 30]]], bounding_boxes=[core], landmarks=[nodes.GUESS]
+    )
+    assert made.frame.tolist() == [0, 0, 1, 1]
+    assert made.box[:, 0].tolist() == [10, 60, 10, 60]
+    assert made.score.tolist() == [1, 0.5, 1, 0.5]
+
+
+def test_landmarks_are_looked_for_in_the_boxes(nodes, comfy, models, images):
+    """The bundled detector where none is connected; here it sees a face of 80 px in the middle of every view."""
+    models.detectors["bundled"].squares = [(0, 120.0, 120.0, 80.0)]
+    (made,), _ = boxes_to_faces(nodes, image=[images], bbox=[[[40, 40, 72, 72]]])
+    assert comfy.notes["7"] == "2 faces of 2 boxes, 1 with landmarks found"
+    assert made.box[0].tolist() == pytest.approx([48, 48, 64, 64])  # a view of 320 px shows 64 px
+    assert made.box[1].tolist() == [40, 40, 72, 72]
+    other = Detector(nodes, "blind", [])
+    boxes_to_faces(nodes, detector=other, image=[images], bbox=[[[40, 40, 72, 72]]], threshold=[0.3])
+    assert [call.threshold for call in other.calls] == [0.3]
+
+
+def test_images_of_several_sizes_go_with_their_boxes(nodes, images):
+    small = torch.zeros(1, 40, 50, 3)
+    bbox = [[[10, 10, 30, 30]], []]
+    (first, second), counts = boxes_to_faces(nodes, image=[images, small], bbox=bbox, landmarks=[nodes.GUESS])
+    assert (counts, first.image_size, second.image_size) == ([2, 0], (128, 160), (40, 50))
+    made, _ = boxes_to_faces(nodes, image=[images, small], bbox=bbox[:1], landmarks=[nodes.GUESS])
+    assert [len(faces) for faces in made] == [2, 1], "the last boxes stand for the images that follow"
+    with pytest.raises(nodes.PoseFRError, match="boxes are those of 3 images, but there are 2"):
+        boxes_to_faces(nodes, image=[images], bbox=[[], [], []])
+
+
+def test_no_boxes_are_no_faces_and_no_socket_is_a_mistake(nodes, comfy, images):
+    for empty in ({"segs": [((128, 160), [])]}, {"bbox": [[]]}, {"bounding_boxes": [[[], []]]}, {"bbox": []}):
+        (made,), (count,) = boxes_to_faces(nodes, image=[images], **empty)
+        assert count == len(made) == 0
+        assert made.frames == 2
+    assert comfy.notes["7"] == "0 faces of 0 boxes"
+    with pytest.raises(nodes.PoseFRError, match="No boxes are connected"):
+        boxes_to_faces(nodes, image=[images])
+
+
+# Parts of a face
+
+
+class Parser:
+    """White in the upper half for skin, in the lower half for hair; fails with more crops at a time than fit."""
+
+    def __init__(self, fits=99):
+        self.name, self.network, self.fits, self.batches = "parser", torch.nn.Linear(1, 1), fits, []
+
+    def parse(self, crops, parts, *, batch=4, on_chunk=None):
+        self.batches.append(batch)
+        if batch > self.fits:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        masks = torch.zeros(len(crops), 64, 64)
+        masks[:, :32] += "skin" in parts
+        masks[:, 32:] += "hair" in parts
+        on_chunk(len(crops), len(crops))
+        return masks
+
+
+@pytest.fixture
+def parser(nodes, monkeypatch):
+    made = Parser()
+    monkeypatch.setattr(nodes, "load_parser", lambda name, **options: made)
+    nodes._parser.cache_clear()
+    yield made
+    nodes._parser.cache_clear()
+
+
+def test_the_parts_chosen_are_pasted_and_no_others(nodes, comfy, parser, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    masks = run(nodes.FacePartsMask, crops=crops).args[0]
+    assert masks.shape == (3, 64, 64)
+    assert comfy.notes["7"] == "skin of 3 faces"
+    _, upper = run(nodes.PasteFaces, image=images, crops=crops, restored=cut, crop_masks=masks).args
+    masks = run(nodes.FacePartsMask, crops=crops, skin=False, hair=True).args[0]
+    _, lower = run(nodes.PasteFaces, image=images, crops=crops, restored=cut, crop_masks=masks).args
+    assert upper.any()
+    assert lower.any()
+    assert torch.minimum(upper, lower).max() < 0.5, "they meet in the middle and do not overlap"
+    with pytest.raises(nodes.PoseFRError, match="No part of the face is chosen"):
+        run(nodes.FacePartsMask, crops=crops, skin=False)
+    with pytest.raises(nodes.PoseFRError, match="3 faces came from Crop Faces, but images brings 2 images"):
+        run(nodes.FacePartsMask, crops=crops, images=cut[:2])
+
+
+def test_parsing_halves_its_batch_where_memory_runs_out(nodes, comfy, parser, images, faces):
+    parser.fits = 2
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    result = run(nodes.FacePartsMask, crops=crops)
+    assert parser.batches == [3, 1]
+    assert result.ui["text"] == ("Memory ran out with 3 faces at a time; done with 1 at a time.",)
+
+
+def test_an_absent_parser_says_which_file_goes_where(nodes, images, faces):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    with pytest.raises(nodes.PoseFRError, match=r"parsing_bisenet.pth is not in .*facexlib.*; fetch https://.*put it"):
+        run(nodes.FacePartsMask, crops=crops, parser="bisenet")
+
+
 # Masks from outside
 
 
@@ -383,7 +616,7 @@ def test_a_mask_per_crop_is_taken(nodes, images, faces):
     per_crop = torch.zeros(3, 32, 32)
     per_crop[1, 8:24, 8:24] = 1
     white = torch.ones(3, 32, 32, 3)
-    out, _ = run(nodes.PasteFaces, image=images, crops=crops, restored=white, custom_mask=per_crop).args
+    out, _ = run(nodes.PasteFaces, image=images, crops=crops, restored=white, crop_masks=per_crop).args
     assert torch.equal(out[1], images[1])
     assert not torch.equal(out[0, :, 90:], images[0, :, 90:])
     assert torch.equal(out[0, :, :60], images[0, :, :60])
@@ -394,9 +627,56 @@ def test_one_mask_for_every_crop_is_taken(nodes, images, faces):
     centre = torch.zeros(1, 48, 48)
     centre[:, 20:28, 20:28] = 1
     white = torch.ones(3, 32, 32, 3)
-    _, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=white, custom_mask=centre).args
+    _, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=white, crop_masks=centre).args
     _, whole = run(nodes.PasteFaces, image=images, crops=crops, restored=white).args
     assert all(0 < mask[i].sum() < whole[i].sum() / 4 for i in (0, 1))
+
+
+def test_masks_per_crop_are_told_from_one_over_an_image_of_the_same_size(nodes):
+    """A picture of 64 px with one face, and a mask of 64 px: which of the two it covers is said by its socket."""
+    images = torch.zeros(1, 64, 64, 3)
+    face = run(nodes.DetectFaces, detector=hosted(nodes, Detector(nodes, "one", [(0, 4.0, 4.0, 20.0)])), image=images)
+    crops, _ = run(nodes.CropFaces, image=images, faces=face.args[0], size=64).args
+    lower = torch.zeros(1, 64, 64)
+    lower[:, 40:] = 1
+    white = torch.ones(1, 64, 64, 3)
+    settings = {"image": images, "crops": crops, "restored": white, "mask": "box", "feather": 0.0}
+    over_image = run(nodes.PasteFaces, custom_mask=lower, **settings).args[1]
+    per_crop = run(nodes.PasteFaces, crop_masks=lower, **settings).args[1]
+    assert not over_image[:, :40].any()
+    assert per_crop[:, :40].any()
+
+
+def test_a_mask_over_the_image_and_masks_per_crop_work_together(nodes, images, faces):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    left = torch.zeros(1, 128, 160)
+    left[..., :70] = 1
+    centre = torch.zeros(1, 48, 48)
+    centre[:, 16:32, 16:32] = 1
+    settings = {"image": images, "crops": crops, "restored": torch.ones(3, 32, 32, 3)}
+    out, both = run(nodes.PasteFaces, custom_mask=left, crop_masks=centre, **settings).args
+    _, alone = run(nodes.PasteFaces, crop_masks=centre, **settings).args
+    assert torch.equal(both[..., :70], alone[..., :70])
+    assert alone[..., 70:].any()
+    assert not both[..., 70:].any()
+    assert torch.equal(out[both == 0], images[both == 0])
+
+
+def test_a_mask_of_the_picture_before_upscaling_is_scaled(nodes, images, faces):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=64).args
+    larger = images.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    left = torch.zeros(1, 128, 160)
+    left[..., :70] = 1
+    white = torch.ones(3, 64, 64, 3)
+    _, mask = run(nodes.PasteFaces, image=larger, crops=crops, restored=white, custom_mask=left).args
+    assert mask[0, 88, 80] == 1
+    assert not mask[..., 142:].any()
+
+
+def test_masks_for_another_number_of_crops_are_refused(nodes, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    with pytest.raises(nodes.PoseFRError, match="3 faces came from Crop Faces, but crop_masks brings 2 images"):
+        run(nodes.PasteFaces, image=images, crops=crops, restored=cut, crop_masks=torch.ones(2, 32, 32))
 
 
 def test_a_grown_mask_covers_more(nodes, images, faces):
@@ -423,6 +703,8 @@ def test_a_black_mask_pastes_nothing_and_says_so(nodes, comfy, images, faces):
     out, _ = run(nodes.PasteFaces, image=images, crops=crops, restored=1 - cut, custom_mask=empty).args
     assert torch.equal(out, images)
     assert comfy.notes["7"] == "The custom mask is black everywhere: nothing was pasted."
+    run(nodes.PasteFaces, image=images, crops=crops, restored=1 - cut, crop_masks=torch.zeros(3, 32, 32))
+    assert comfy.notes["7"] == "The crop masks are black everywhere: nothing was pasted."
 
 
 def test_a_mask_of_another_size_is_refused_in_one_sentence(nodes, images, faces):
@@ -457,13 +739,22 @@ def test_an_empty_set_of_faces_runs_through_every_node(nodes, comfy, images, no_
     assert count == 0
     drawn = run(nodes.PreviewFaces, image=images, faces=kept).args[0]
     assert torch.equal(drawn, images)
+    kept, tracks = run(nodes.TrackFaces, faces=kept).args
+    assert tracks == 0
+    kept, _, _ = run(nodes.SelectFaces, faces=kept, images=images, max_sharpness=20.0, tracks="0", frames="0").args
+    assert run(nodes.FaceReport, faces=kept, images=images).args[1:] == (0, 2, [0, 0])
+    segs, bbox, bounding_boxes = run(nodes.FacesToBoxes, faces=kept, image=images).args
+    assert (segs, bbox, bounding_boxes) == ([((128, 160), [])] * 2, [[], []], [[], []])
     crops, cut = run(nodes.CropFaces, image=images, faces=kept, restorer=hosted(nodes, restorer)).args
     assert cut.shape == (1, 256, 256, 3)
     assert not cut.any()
     restored = run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=cut, crops=crops).args[0]
     assert restored.shape == (1, 256, 256, 3)
     assert restorer.batches == []
-    out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored).args
+    masks = run(nodes.FacePartsMask, crops=crops).args[0]
+    assert masks.ndim == 3
+    assert not masks.any()
+    out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored, crop_masks=masks).args
     assert torch.equal(out, images)
     assert not mask.any()
     assert comfy.notes["7"] == "No face to paste: passed through unchanged."

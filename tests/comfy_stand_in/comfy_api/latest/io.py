@@ -34,6 +34,7 @@ class _WidgetInput:
 class _Output:
     display_name: str | None = None
     tooltip: str | None = None
+    is_output_list: bool = False
 
 
 class _Socket:
@@ -82,6 +83,14 @@ class String(_Socket):
         pass
 
 
+class Boolean(_Socket):
+    io_type = "BOOLEAN"
+
+    @dataclass
+    class Input(_WidgetInput):
+        pass
+
+
 class Combo(_Socket):
     io_type = "COMBO"
 
@@ -101,6 +110,7 @@ class Schema:
     description: str = ""
     search_aliases: list[str] = field(default_factory=list)
     is_output_node: bool = False
+    is_input_list: bool = False
 
 
 class NodeOutput:
