@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from networks import SMALL
+from networks import SMALL, awake
 
 from posefr.errors import PoseFRError
 from posefr.restoration.checkpoint import load_network
-from posefr.restoration.network import PoseFRNet
+from posefr.restoration.network import CONFIGURATIONS, PoseFRNet
+from posefr.training.__main__ import main
 from posefr.training.data import FaceCrops, PairLoader, load_crops
-from posefr.training.discriminator import Discriminator
-from posefr.training.losses import charbonnier, discriminator_loss, generator_loss, log_error, pyramid_loss, r1_penalty
-from posefr.training.trainer import LOSSES, Recipe, start_network, train
+from posefr.training.journal import plot_losses, read_log
+from posefr.training.processes import Processes
+from posefr.training.recipe import LOSSES, Recipe
+from posefr.training.start import start_network
+from posefr.training.trainer import train
 
-CPU = torch.device("cpu")
+CPU = Processes(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -28,52 +31,8 @@ def crops() -> FaceCrops:
         cv2.resize(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
         for _ in range(6)
     ]
-    return FaceCrops(np.stack(images), np.ones(6))
-
-
-def test_charbonnier_is_nearly_the_absolute_difference_and_weighs_images():
-    zeros, ones = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
-    assert charbonnier(zeros, ones) == pytest.approx(1, abs=1e-4)
-    assert charbonnier(zeros, ones, torch.tensor([2.0, 0.0])) == pytest.approx(1, abs=1e-4)
-    assert pyramid_loss({8: torch.zeros(1, 3, 8, 8)}, torch.full((1, 3, 16, 16), 0.5)) == pytest.approx(0.5, abs=1e-4)
-
-
-def test_the_logarithmic_error_is_what_psnr_averages():
-    target = torch.rand(3, 3, 8, 8)
-    image = target + torch.tensor([0.1, 0.03, 0.0])[:, None, None, None]
-    psnr = torch.tensor([20.0, -20 * np.log10(0.03)])
-    expected = -10 / np.log(10) * log_error(image[:2], target[:2], floor=0)
-    assert expected == pytest.approx(psnr.mean().item(), abs=1e-3)
-    assert log_error(image[2:], target[2:]) == pytest.approx(np.log(1e-4))
-
-
-def test_adversarial_losses_fall_as_each_side_wins():
-    low, high = torch.full((4, 1), -3.0), torch.full((4, 1), 3.0)
-    assert discriminator_loss(high, low) < discriminator_loss(low, high)
-    assert generator_loss(high) < generator_loss(low)
-    assert generator_loss(low, torch.zeros(4)) == 0
-
-
-def test_r1_is_half_the_squared_gradient():
-    class Linear(torch.nn.Module):
-        def forward(self, x):
-            return 3 * x.sum((1, 2, 3))[:, None]
-
-    assert r1_penalty(Linear(), torch.rand(2, 3, 4, 4)) == pytest.approx(0.5 * 9 * 48)
-
-
-@pytest.mark.parametrize("size", [64, 128])
-def test_the_discriminator_tells_noise_from_flat_after_a_few_steps(size):
-    torch.manual_seed(0)
-    network = Discriminator(size, width=8)
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    for _ in range(12):
-        real, fake = torch.rand(4, 3, size, size), torch.rand(4, 3, 1, 1).expand(4, 3, size, size)
-        loss = discriminator_loss(network(real), network(fake))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert network(real).mean() > network(fake).mean()
+    points = np.array([[24, 30], [40, 30], [32, 38], [26, 46], [38, 46]], np.float32)
+    return FaceCrops(np.stack(images), np.ones(6), np.stack([points] * 6))
 
 
 def test_pairs_are_degraded_targets_and_clean_ones_are_their_own(crops):
@@ -83,6 +42,37 @@ def test_pairs_are_degraded_targets_and_clean_ones_are_their_own(crops):
         loader.close()
         assert batch["degraded"].shape == batch["target"].shape == (4, 3, 64, 64)
         assert torch.equal(batch["degraded"], batch["target"]) == (clean == 1.0)
+
+
+def test_a_second_degradation_is_of_the_same_face_in_the_same_colours(crops):
+    loader = PairLoader(crops, batch=16, seed=0, clean=0.5, workers=1, twice=True)
+    batch = next(iter(loader))
+    loader.close()
+    assert set(batch) == {"degraded", "target", "second", "landmarks"}
+    assert not torch.equal(batch["second"], batch["degraded"])
+    own = (batch["second"].mean((2, 3)) - batch["target"].mean((2, 3))).abs().amax(1)
+    other = (batch["second"].mean((2, 3)) - batch["target"].roll(1, 0).mean((2, 3))).abs().amax(1)
+    assert own.max() < 0.06 < other.median()
+
+
+def test_landmarks_are_mirrored_with_their_faces(crops):
+    # The left eye of these faces is marked red, whichever way they are turned.
+    images = np.zeros_like(crops.images)
+    images[:, 28:33, 22:27] = (255, 0, 0)
+    marked = FaceCrops(images, crops.scale, crops.landmarks.copy())
+    marked.landmarks[:, 0] = (24.5, 30.5)
+    loader = PairLoader(marked, batch=16, seed=0, clean=1.0, workers=1)
+    batch = next(iter(loader))
+    loader.close()
+    seen = set()
+    for face, points in zip(batch["target"], batch["landmarks"], strict=True):
+        rows, columns = np.nonzero(face[0].numpy() > 0.2)
+        centre = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
+        eye = np.linalg.norm(points.numpy() - centre, axis=1).argmin()
+        assert np.linalg.norm(points[eye].numpy() - centre) < 0.1
+        assert points[0, 0] < points[1, 0], "left stays left in the picture"
+        seen.add(int(eye))
+    assert seen == {0, 1}
 
 
 def test_crops_come_from_a_manifests_landmarks_and_are_cached(tmp_path):
@@ -102,7 +92,10 @@ def test_crops_come_from_a_manifests_landmarks_and_are_cached(tmp_path):
     assert columns.mean() + 0.5 == pytest.approx(32, abs=0.3), "the eyes' middle is the crop's"
     assert rows.mean() + 0.5 == pytest.approx(32 - 0.1 * 40 * 64 / 160, abs=0.5)
     (tmp_path / "a.png").unlink()
-    assert np.array_equal(load_crops(tmp_path, 64, cache=tmp_path / "cache.npz").images, crops.images)
+    kept = load_crops(tmp_path, 64, cache=tmp_path / "cache.npz")
+    assert np.array_equal(kept.images, crops.images)
+    assert np.array_equal(kept.landmarks, crops.landmarks)
+    assert crops.landmarks[0, 0] == pytest.approx((32 - 20 * 64 / 160, 32 - 0.1 * 40 * 64 / 160))
 
 
 def test_a_folder_without_faces_is_refused(tmp_path):
@@ -119,12 +112,73 @@ def test_a_run_writes_weights_log_and_samples_and_resumes(crops, tmp_path, adver
     assert provenance["steps"] == 2
     assert provenance["note"] == "a test"
     assert list(tmp_path.glob("sample-64-*.png"))
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = read_log(tmp_path / "log.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     assert all(np.isfinite(line["pixel"]) for line in lines)
     assert ("discriminator" in lines[0]) == bool(adversarial)
+    assert cv2.imread(str(tmp_path / "loss.png")).std() > 5
     train(network, crops, recipe, tmp_path, CPU)
     assert load_network(path)[1]["steps"] == 4
+
+
+def test_every_loss_has_its_weight_and_its_line(crops, tmp_path):
+    recipe = Recipe(steps=1, batch=2, workers=1, log_every=1, adversarial=0.01, features=0.1, region=0.2,
+                    consistency=0.1, latent=0.1)  # fmt: skip
+    train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
+    line = read_log(tmp_path / "log.jsonl")[0]
+    names = {"pixel", "pyramid", "adversarial", "features", "region", "consistency", "latent", "discriminator", "r1"}
+    assert names <= set(line)
+    assert all(np.isfinite(line[name]) for name in names)
+
+
+@pytest.mark.parametrize("name", ["features", "region", "consistency", "latent", "adversarial"])
+def test_each_loss_moves_the_network(crops, tmp_path, name):
+    network = awake(PoseFRNet(SMALL))
+    start = {key: value.clone() for key, value in network.state_dict().items()}
+    nothing = Recipe(steps=1, batch=2, workers=1, pixel=0.0, pyramid=1e-30, faithful=0.0)
+    train(network, crops, nothing, tmp_path / "nothing", CPU)
+    still = max((value - start[key]).abs().max() for key, value in network.state_dict().items())
+    train(network, crops, replace(nothing, **{name: 1.0}), tmp_path / name, CPU)
+    moved = max((value - start[key]).abs().max() for key, value in network.state_dict().items())
+    assert still == 0 < moved
+
+
+def test_a_state_without_a_discriminators_optimiser_resumes(crops, tmp_path):
+    recipe = Recipe(steps=1, batch=2, workers=1, adversarial=0.01)
+    path = train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["judge_optimizer"]
+    torch.save(state, tmp_path / "state.pt")
+    train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
+    assert load_network(path)[1]["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "l7"}, "one of relative, psnr; found 'l7'"),
+        ({"identity_weight": 0.1}, "--identity"),
+        ({"latent": 0.1, "batch": 1}, "at least 2"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused(crops, tmp_path, change, message):
+    with pytest.raises(PoseFRError, match=message):
+        train(PoseFRNet(SMALL), crops, Recipe(**change), tmp_path, CPU)
+
+
+def test_losses_that_need_landmarks_say_so(crops, tmp_path):
+    with pytest.raises(PoseFRError, match=r"delete faces-64\.npz"):
+        train(PoseFRNet(SMALL), FaceCrops(crops.images, crops.scale), Recipe(region=1.0), tmp_path, CPU)
+
+
+def test_the_log_skips_a_line_that_was_cut_off_and_the_plot_shows_what_there_is(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "pixel": 0.5}\n{"step": 2, "pixel": 0.4, "r1": 3}\n{"step": 3, "pi')
+    assert [line["step"] for line in read_log(log)] == [1, 2]
+    plot_losses(log, tmp_path / "loss.png")
+    assert cv2.imread(str(tmp_path / "loss.png")).shape == (200, 720, 3)
+    plot_losses(tmp_path / "absent.jsonl", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -139,11 +193,6 @@ def test_a_trained_network_takes_noise_away(crops, tmp_path, loss):
     assert (restored - target).square().mean() < 0.9 * (noisy - target).square().mean()
 
 
-def test_an_unknown_pixel_loss_is_refused(crops, tmp_path):
-    with pytest.raises(PoseFRError, match="one of relative, psnr; found 'l7'"):
-        train(PoseFRNet(SMALL), crops, Recipe(loss="l7"), tmp_path, CPU)
-
-
 def test_a_run_stops_after_its_minutes(crops, tmp_path):
     path = train(PoseFRNet(SMALL), crops, Recipe(minutes=0.02, batch=1, workers=1), tmp_path, CPU)
     assert 0 < load_network(path)[1]["minutes"] < 1
@@ -154,3 +203,37 @@ def test_a_run_starts_from_a_smaller_checkpoint_grown(crops, tmp_path):
     path = train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
     assert start_network(SMALL.at(128), path).config.size == 128
     assert start_network(SMALL, None).config == SMALL
+
+
+def test_a_checkpoint_does_not_shrink(crops, tmp_path):
+    path = train(PoseFRNet(SMALL.at(128)), enlarged(crops), Recipe(steps=1, batch=1, workers=1), tmp_path, CPU)
+    with pytest.raises(PoseFRError, match="128 px and cannot shrink to 64 px"):
+        start_network(SMALL, path)
+
+
+def enlarged(crops: FaceCrops) -> FaceCrops:
+    return FaceCrops(crops.images.repeat(2, 1).repeat(2, 2), crops.scale, crops.landmarks * 2)
+
+
+def test_the_command_trains_at_rising_sizes_and_goes_on_where_it_stopped(crops, tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIGURATIONS, "posefr-256", SMALL.at(128))
+    for size, faces in ((64, crops), (128, enlarged(crops))):
+        np.savez(tmp_path / f"faces-{size}.npz", images=faces.images, scale=faces.scale, landmarks=faces.landmarks)
+    options = ["--faces", str(tmp_path), "--out", str(tmp_path), "--size", "64,128", "--steps", "2", "--batch", "1",
+               "--workers", "1", "--device", "cpu", "--log-every", "1"]  # fmt: skip
+    assert main(options) == 0
+    network, provenance = load_network(tmp_path / "network.safetensors")
+    assert network.config.size == 128
+    assert [(line["step"], line["size"]) for line in read_log(tmp_path / "log.jsonl")] == [(1, 64), (1, 128)]
+    assert provenance["recipe"]["steps"] == 1
+    assert main(options) == 0
+    assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 2
+    assert read_log(tmp_path / "log.jsonl")[-1]["size"] == 128
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    assert main(["--faces", str(tmp_path), "--out", str(tmp_path / "out"), "--size", "64"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: No photo with a face was found in")
+    np.savez(tmp_path / "faces-100.npz", images=np.zeros((1, 100, 100, 3), np.uint8), scale=np.ones(1))
+    assert main(["--faces", str(tmp_path), "--out", str(tmp_path), "--size", "100"]) == 1
+    assert "power of two" in capsys.readouterr().err

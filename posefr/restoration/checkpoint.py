@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import PoseFRError
 from .network import PoseFRConfig, PoseFRNet
+from .shards import read_tensors, write_shards
 
 __all__ = ["FORMAT", "load_network", "read_metadata", "save_network"]
 
@@ -21,13 +20,21 @@ FORMAT = "posefr-1"
 
 
 def save_network(
-    network: PoseFRNet, path: Path, provenance: Mapping[str, Any], dtype: torch.dtype = torch.float16
-) -> None:
-    """Write a network, whole or not at all.
+    network: PoseFRNet,
+    path: Path,
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
+    shard_mib: float = 0,
+) -> Path:
+    """Write a network, each file whole or not at all.
 
     Args:
         provenance: JSON values: what made these weights, of which data, under which licence.
         dtype: of the stored weights.
+        shard_mib: largest size of a file in MiB; 0 for one file of any size.
+
+    Returns:
+        The path of the file, or of the first shard.
     """
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
     metadata = {
@@ -35,9 +42,7 @@ def save_network(
         "configuration": json.dumps(network.config.to_dict()),
         "provenance": json.dumps(dict(provenance)),
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    return write_shards(tensors, metadata, path, shard_mib or float("inf"))[0]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -58,7 +63,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def load_network(path: Path) -> tuple[PoseFRNet, dict[str, Any]]:
-    """Load a PoseFRNet in float32 on the CPU, and its provenance.
+    """Load a PoseFRNet, from one file or from shards, in float32 on the CPU, and its provenance.
 
     Raises:
         PoseFRError: not a PoseFR checkpoint, or its tensors do not fit its own configuration.
@@ -73,8 +78,7 @@ def load_network(path: Path) -> tuple[PoseFRNet, dict[str, Any]]:
         network = PoseFRNet(config)
     except (KeyError, TypeError, ValueError) as error:
         raise PoseFRError(f"{path.name} holds no usable PoseFR configuration ({error}).") from None
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    tensors = {name: value.float() for name, value in read_tensors(path).items()}
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import PoseFRError
 from .checkpoint import FORMAT, load_network, read_metadata
+from .shards import whole_name
 
 __all__ = ["Restorer", "load_restorer", "restorer_names"]
 
@@ -99,12 +100,17 @@ class Restorer:
 
 
 def _files(folders: Sequence[Path]) -> dict[str, Path]:
-    """Every file that could hold a restorer, by the name it is picked by; bundled ones first, without extension."""
-    found = {path.stem: path for path in sorted(BUNDLED.glob("posefr-*.safetensors"))}
+    """Every file that could hold a restorer, by the name it is picked by; bundled ones first, without extension.
+
+    Shards stand under the name of the file that they were cut from.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(BUNDLED.glob("posefr-*.safetensors")):
+        found.setdefault(Path(whole_name(path)).stem, path)
     for folder in folders:
         if folder.is_dir():
             for path in sorted(folder.rglob("*")):
-                name = path.relative_to(folder).as_posix()
+                name = path.relative_to(folder).with_name(whole_name(path)).as_posix()
                 if path.suffix.lower() in _EXTENSIONS and path.is_file():
                     found.setdefault(name, path)
     return found

@@ -1,65 +1,48 @@
-"""`python -m posefr.training`: train or fine-tune a restorer on a folder of photos."""
+"""`python -m posefr.training`: train a restorer on a folder of photos.
+
+Without a command: codec and prior together, or fine-tuning. Commands, each with --help of its own:
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
-import torch
+from ..errors import PoseFRError
 
-from ..restoration.network import CONFIGURATIONS
-from .data import load_crops
-from .trainer import LOSSES, Recipe, start_network, train
+_COMMANDS = {
+    "restorer": ("restorer", "what is done without a command"),
+    "prior": ("prior_trainer", "stage 1: the StyleGAN2 prior alone"),
+    "preview": ("preview", "draw the degradation: each part of it, and whole draws"),
+    "convert": ("convert", "take a StyleGAN2 generator (.pt with g_ema) as prior"),
+    "join": ("join", "join weights that were written as shards"),
+    "ablation": ("ablation", "compare parts of the network and the recipe in short equal runs"),
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m posefr.training", description=__doc__)
-    defaults = Recipe()
-    add = parser.add_argument
-    add("--faces", type=Path, required=True, help="folder of photos; the faces in them are cut out and kept in --out")
-    add("--out", type=Path, required=True, help="folder for weights, log and samples; a run found there is resumed")
-    add("--configuration", default="posefr-256", choices=sorted(CONFIGURATIONS))
-    add("--size", type=int, help="train at this size in px first (default: the configuration's)")
-    add("--weights", type=Path, help="checkpoint to start from; a smaller one is grown")
-    add("--minutes", type=float, default=defaults.minutes, help="time budget")
-    add("--steps", type=int, default=defaults.steps, help="stop after so many steps; 0 for no such limit")
-    add("--batch", type=int, default=defaults.batch)
-    add("--learning-rate", type=float, default=defaults.learning_rate)
-    add("--ema", type=float, default=defaults.ema)
-    add(
-        "--loss",
-        default=defaults.loss,
-        choices=LOSSES,
-        help="of the pixels: psnr is the logarithm of the squared error",
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = arguments.pop(0) if arguments and arguments[0] in _COMMANDS else "restorer"
+    module = importlib.import_module(f".{_COMMANDS[name][0]}", __package__)
+    listing = "\n".join(f"  {command:10} {text}" for command, (_, text) in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m posefr.training" + ("" if name == "restorer" else f" {name}"),
+        description=(__doc__ or "") + listing if name == "restorer" else module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add("--pixel", type=float, default=defaults.pixel, help="weight of the pixel loss")
-    add("--epsilon", type=float, default=defaults.epsilon, help="pixel errors below it count squared")
-    add("--adversarial", type=float, default=defaults.adversarial, help="weight of the adversarial loss")
-    add("--r1", type=float, default=defaults.r1)
-    add("--clean", type=float, default=defaults.clean, help="share of faces that are their own target")
-    add("--faithful", type=float, default=defaults.faithful, help="share of faces at fidelity 1; the others are random")
-    add("--seed", type=int, default=defaults.seed)
-    add("--workers", type=int, default=defaults.workers, help="threads that degrade faces")
-    add("--bf16", action="store_true", help="bf16 autocast, for CUDA (on CPUs, torch 2.13 has NaN gradients in it)")
-    add("--sample-every", type=int, default=defaults.sample_every)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--note", default="", help="goes into the checkpoint's provenance")
-    args = parser.parse_args()
+    module.add_arguments(parser)
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = CONFIGURATIONS[args.configuration]
-    if args.size:
-        config = config.at(args.size)
-    crops = load_crops(args.faces, config.size, cache=args.out / f"faces-{config.size}.npz")
-    recipe = Recipe(
-        minutes=args.minutes, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, ema=args.ema,
-        loss=args.loss, pixel=args.pixel, epsilon=args.epsilon, adversarial=args.adversarial, r1=args.r1,
-        clean=args.clean, faithful=args.faithful, seed=args.seed, bf16=args.bf16, workers=args.workers,
-        sample_every=args.sample_every,
-    )  # fmt: skip
-    path = train(start_network(config, args.weights), crops, recipe, args.out, torch.device(args.device), args.note)
-    logging.getLogger(__name__).info("Weights: %s", path)
+    try:
+        status: int = module.run(args)
+    except PoseFRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@ import csv
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,24 @@ class FaceCrops:
     Attributes:
         images: [N, S, S, 3] uint8 RGB, in the ffhq frame.
         scale: [N] float64, px of the photo per px of the crop; below 1 the crop was enlarged and is soft.
+        landmarks: [N, 5, 2] float32, px of the crop, continuous coordinates; None when they were not kept.
     """
 
-    def __init__(self, images: NDArray[np.uint8], scale: NDArray[np.float64]) -> None:
-        self.images, self.scale = images, scale
+    def __init__(
+        self, images: NDArray[np.uint8], scale: NDArray[np.float64], landmarks: NDArray[np.float32] | None = None
+    ) -> None:
+        self.images, self.scale, self.landmarks = images, scale, landmarks
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, chosen: NDArray[np.bool_]) -> FaceCrops:
+        """Those faces for which the mask [N] is true."""
+        points = None if self.landmarks is None else self.landmarks[chosen]
+        return FaceCrops(self.images[chosen], self.scale[chosen], points)
 
-def load_crops(folder: Path, size: int, cache: Path | None = None) -> FaceCrops:
+
+def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 0) -> FaceCrops:
     """Cut every face of a folder of photos into the ffhq frame.
 
     Args:
@@ -48,19 +57,20 @@ def load_crops(folder: Path, size: int, cache: Path | None = None) -> FaceCrops:
             coordinates of pixel centres plus 0.5), its landmarks are used; otherwise the bundled detector finds them.
         size: S of the crops, px.
         cache: where to keep the crops between runs, as .npz; made when absent.
+        limit: how many photos with a face to use; 0 for all.
 
     Raises:
         PoseFRError: the folder has no photo with a face.
     """
     if cache is not None and cache.exists():
         with np.load(cache) as stored:
-            return FaceCrops(stored["images"], stored["scale"])
+            return FaceCrops(stored["images"], stored["scale"], stored.get("landmarks"))
     from ..faces import Faces  # the geometry, and the detector when it is needed
-    from ..geometry import crop_faces
+    from ..geometry import apply_transform, crop_faces
 
     manifest = folder / "manifest.csv"
-    photos = _from_manifest(manifest) if manifest.exists() else _from_detector(folder)
-    crops, scales = [], []
+    photos = _from_manifest(manifest)[: limit or None] if manifest.exists() else _from_detector(folder, limit)
+    crops, scales, points = [], [], []
     for path, landmarks in tqdm(photos, desc="cropping faces", unit="photo"):
         photo = _read_photo(path)
         if photo is None:
@@ -75,14 +85,15 @@ def load_crops(folder: Path, size: int, cache: Path | None = None) -> FaceCrops:
         )
         found = crop_faces(photo, faces, size=size, frame="ffhq")
         crops.append((found.images * 255).round().to(torch.uint8).numpy())
+        points.append(apply_transform(found.transforms, landmarks).numpy())
         scales.append(1 / torch.linalg.vector_norm(found.transforms[:, :, 0], dim=1).double().numpy())
     if not crops:
         raise PoseFRError(f"No photo with a face was found in {folder}; training needs at least one.")
-    result = FaceCrops(np.concatenate(crops), np.concatenate(scales))
+    images, scale, marks = np.concatenate(crops), np.concatenate(scales), np.concatenate(points)
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, images=result.images, scale=result.scale)
-    return result
+        np.savez(cache, images=images, scale=scale, landmarks=marks)
+    return FaceCrops(images, scale, marks)
 
 
 def _read_photo(path: Path) -> Tensor | None:
@@ -103,7 +114,7 @@ def _from_manifest(manifest: Path) -> list[tuple[Path, Tensor]]:
     ]
 
 
-def _from_detector(folder: Path) -> list[tuple[Path, Tensor]]:
+def _from_detector(folder: Path, limit: int) -> list[tuple[Path, Tensor]]:
     from ..detection import load_detector
 
     detector = load_detector("bundled")
@@ -116,41 +127,45 @@ def _from_detector(folder: Path) -> list[tuple[Path, Tensor]]:
         faces = detector.detect(photo)
         if len(faces):
             found.append((path, faces.landmarks))
+            if len(found) == limit:
+                break
     return found
 
 
 class PairLoader:
     """Endless batches of degraded faces and their targets, made by background threads (OpenCV frees the lock).
 
-    Yields dicts of `degraded` and `target`, [B, 3, S, S] float32 in 0..1. A share `clean` of the faces are their own
-    target. Sharp sources are drawn more often than those that had to be enlarged.
+    Yields dicts of `degraded` and `target`, [B, 3, S, S] float32 in 0..1; with the crops' landmarks, `landmarks`
+    [B, 5, 2] in px; with `twice`, `second`: the same faces degraded by another draw, in the same colours. A share
+    `clean` of the faces are their own target. Sharp sources are drawn more often than those that had to be enlarged.
     """
 
     def __init__(
         self,
         crops: FaceCrops,
         batch: int,
-        seed: int,
+        seed: int | list[int],
         severity: Severity = SEVERITIES["training"],
         clean: float = 0.05,
         workers: int = 2,
+        twice: bool = False,
     ) -> None:
-        self.crops, self.batch, self.severity, self.clean = crops, batch, severity, clean
+        self.crops, self.batch, self.severity, self.clean, self.twice = crops, batch, severity, clean, twice
         weight = np.clip(crops.scale, 0.4, 1.0) ** 2
         self.probability = weight / weight.sum()
-        self._queue: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=8)
+        self._queue: queue.Queue[dict[str, Tensor]] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
         for worker in range(workers):
-            rng = np.random.default_rng([seed, worker])
+            rng = np.random.default_rng([*([seed] if isinstance(seed, int) else seed), worker])
             threading.Thread(target=self._work, args=(rng,), daemon=True).start()
 
     def _work(self, rng: np.random.Generator) -> None:
         while not self._stop.is_set():
-            pairs = [self._pair(rng) for _ in range(self.batch)]
-            batch = {
-                name: torch.from_numpy(np.stack([pair[i] for pair in pairs])).permute(0, 3, 1, 2).float() / 255
-                for i, name in enumerate(("degraded", "target"))
-            }
+            faces = [self._face(rng) for _ in range(self.batch)]
+            batch = {name: torch.from_numpy(np.stack([face[name] for face in faces])) for name in faces[0]}
+            for name in batch:
+                if name != "landmarks":
+                    batch[name] = batch[name].permute(0, 3, 1, 2).float() / 255
             while not self._stop.is_set():
                 try:
                     self._queue.put(batch, timeout=0.5)
@@ -158,10 +173,13 @@ class PairLoader:
                 except queue.Full:
                     continue
 
-    def _pair(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        target = self.crops.images[rng.choice(len(self.crops), p=self.probability)]
+    def _face(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        index = rng.choice(len(self.crops), p=self.probability)
+        target = self.crops.images[index]
+        points = None if self.crops.landmarks is None else self.crops.landmarks[index]
         if rng.random() < 0.5:
             target = target[:, ::-1]
+            points = None if points is None else _mirrored(points, target.shape[1])
         if rng.random() < 0.3:  # exposure and saturation vary more in the world than in the folder
             value = target.astype(np.float32) / 255
             grey = value.mean(2, keepdims=True)
@@ -169,10 +187,20 @@ class PairLoader:
             value = np.clip(value, 0, 1) ** rng.uniform(0.7, 1.4)
             target = (value * 255 + 0.5).astype(np.uint8)
         target = np.ascontiguousarray(target)
-        if rng.random() < self.clean:
-            return target, target
+        clean = rng.random() < self.clean
         how = draw(rng, self.severity)
-        return degrade(target, how), recolour(target, how)
+        if clean:
+            how = replace(how, gain=(1.0, 1.0, 1.0), offset=(0.0, 0.0, 0.0), grey=False)
+        face: dict[str, NDArray[Any]] = {
+            "degraded": target if clean else degrade(target, how),
+            "target": target if clean else recolour(target, how),
+        }
+        if self.twice:
+            other = replace(draw(rng, self.severity), gain=how.gain, offset=how.offset, grey=how.grey)
+            face["second"] = degrade(target, other)
+        if points is not None:
+            face["landmarks"] = points
+        return face
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
@@ -181,3 +209,8 @@ class PairLoader:
     def close(self) -> None:
         """Stop the background threads."""
         self._stop.set()
+
+
+def _mirrored(points: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """The landmarks [5, 2] of a picture `size` px wide after it is flipped: left and right change places too."""
+    return (points[[1, 0, 2, 4, 3]] * (-1, 1) + (size, 0)).astype(np.float32)

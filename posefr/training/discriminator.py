@@ -47,9 +47,17 @@ class Discriminator(nn.Module):
         self.last = nn.Conv2d(channels + 1, channels, 3, padding=1)
         self.logit = nn.Linear(channels * 16, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What each scale sees, [B, C, s, s] from size / 2 down to 4 px, and the logits [B, 1]."""
         x = F.leaky_relu(self.stem(F.pixel_unshuffle(image * 2 - 1, 2)), _SLOPE)
-        x = self.blocks(x)
-        spread = x.float().std(0, correction=0).mean().to(x.dtype)  # minibatch standard deviation (arXiv 1710.10196)
+        seen = [x]
+        for block in self.blocks:
+            x = block(x)
+            seen.append(x)
+        # Minibatch standard deviation (arXiv 1710.10196); equal images must not have an infinite gradient.
+        spread = (x.float().var(0, correction=0) + 1e-8).sqrt().mean().to(x.dtype)
         x = torch.cat([x, spread.expand(x.shape[0], 1, *x.shape[2:])], 1)
-        return self.logit(F.leaky_relu(self.last(x), _SLOPE).flatten(1))
+        return seen, self.logit(F.leaky_relu(self.last(x), _SLOPE).flatten(1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.features(image)[1]

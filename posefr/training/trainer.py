@@ -1,169 +1,248 @@
-"""The training loop: codec and prior together, on pairs of degraded and clean faces."""
+"""Stage 2: codec and prior together, on pairs of degraded and clean faces."""
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PoseFRError
-from ..restoration.checkpoint import load_network, save_network
-from ..restoration.network import PoseFRConfig, PoseFRNet
+from ..restoration.checkpoint import save_network
+from ..restoration.network import PoseFRNet
+from .adversarial import Judge
 from .data import FaceCrops, PairLoader
-from .discriminator import Discriminator
-from .losses import charbonnier, discriminator_loss, generator_loss, log_error, pyramid_loss, r1_penalty
+from .identity import IdentityLoss
+from .journal import Journal, plot_losses, sheet, write_png
+from .losses import charbonnier, latent_distance, log_error, pyramid_loss, region_loss
+from .processes import Processes
+from .recipe import LOSSES, Recipe
 
-__all__ = ["LOSSES", "Recipe", "train"]
+__all__ = ["train"]
 
-LOSSES = ("relative", "psnr")
 _DECIBELS = 10 / math.log(10)
-_R1_EVERY = 16
 _WARM_UP = 50  # steps
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a run does.
-
-    Attributes:
-        minutes: time budget; the run stops cleanly after it. steps: or after so many steps; 0 for no such limit.
-        batch: faces a step. learning_rate: Adam's, warmed up, then a cosine over the budget down
-            to a tenth. ema: decay of the averaged weights, a step.
-        loss: of the pixels: "relative" (Charbonnier, against what was wrong with the input) or "psnr" (the logarithm
-            of each image's mean squared error). pixel: its weight; gradients of "psnr" are some 30 times as large.
-        epsilon: of the Charbonnier loss: errors below it count squared, those above it as they are.
-        pyramid: weight of the decoder's small images.
-        adversarial: weight of the adversarial loss at fidelity 0, falling to a tenth of it at fidelity 1;
-            0 trains without a discriminator. r1: weight of its gradient penalty.
-        clean: share of faces that are their own target. faithful: share at fidelity 1; the others' is drawn from 0..1.
-        seed: of everything random. bf16: autocast. workers: threads that degrade.
-        log_every, sample_every: steps.
-    """
-
-    minutes: float = 60.0
-    steps: int = 0
-    batch: int = 8
-    learning_rate: float = 1e-3
-    ema: float = 0.998
-    loss: str = "relative"
-    pixel: float = 1.0
-    epsilon: float = 1e-3
-    pyramid: float = 0.3
-    adversarial: float = 0.0
-    r1: float = 5.0
-    clean: float = 0.05
-    faithful: float = 0.6
-    seed: int = 0
-    bf16: bool = False
-    workers: int = 2
-    log_every: int = 50
-    sample_every: int = 1000
-
-
 def train(
-    network: PoseFRNet, crops: FaceCrops, recipe: Recipe, out: Path, device: torch.device, note: str = ""
+    network: PoseFRNet,
+    crops: FaceCrops,
+    recipe: Recipe,
+    out: Path,
+    processes: Processes,
+    note: str = "",
+    identity: IdentityLoss | None = None,
+    shard_mib: float = 0,
 ) -> Path:
-    """Train until the time budget ends; resume is by passing a loaded network.
+    """Train until the time budget ends; a run found in `out` goes on.
 
-    Writes to `out`: network.safetensors (the averaged weights, replaced at every sample), state.pt (what resuming
-    exactly needs), log.jsonl and sample sheets.
+    Writes to `out`: network.safetensors (the averaged weights, replaced at every checkpoint; shards of at most
+    `shard_mib` MiB where that is asked for), state.pt (what resuming exactly needs), log.jsonl, its plot loss.png, and
+    sample sheets.
 
     Args:
-        network: on any device, changed in place. crops: of the network's size. note: goes into the provenance.
+        network: on any device, changed in place. crops: of the network's size.
+        note: goes into the provenance. identity: for the identity loss.
 
     Returns:
-        The path of the averaged weights.
+        The path of the averaged weights, or of their first shard.
+
+    Raises:
+        PoseFRError: the recipe asks for a loss that has not what it needs.
     """
+    _check(network, crops, recipe, identity)
+    return _Trainer(network, crops, recipe, out, processes, note, identity, shard_mib).run()
+
+
+def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: IdentityLoss | None) -> None:
+    size = network.config.size
+    if crops.images.shape[1] != size:
+        raise PoseFRError(f"The network is for {size} px, the faces have {crops.images.shape[1]} px.")
     if recipe.loss not in LOSSES:
         raise PoseFRError(f"The pixel loss is one of {', '.join(LOSSES)}; found {recipe.loss!r}.")
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    averaged = PoseFRNet(network.config).to(device)
-    averaged.load_state_dict(network.state_dict())
-    averaged.requires_grad_(False)
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
-    judge = _Judge(network.config, recipe, device) if recipe.adversarial else None
-    state_path, done, before = out / "state.pt", 0, 0.0
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        if state["size"] == network.config.size:
-            network.load_state_dict(state["network"])
-            averaged.load_state_dict(state["averaged"])
-            optimizer.load_state_dict(state["optimizer"])
-            done, before = state["steps"], state["seconds"]
-            if judge is not None and "judge" in state:
-                judge.load_state_dict(state["judge"])
+    if (recipe.identity_weight > 0) != (identity is not None):
+        raise PoseFRError("The identity loss needs both a network (--identity) and a weight (--identity-weight).")
+    if crops.landmarks is None and (recipe.identity_weight or recipe.region):
+        raise PoseFRError(
+            f"The identity and region losses need landmarks, which these crops were kept without; delete "
+            f"faces-{size}.npz, so that they are made again."
+        )
+    if recipe.latent and recipe.batch < 2:
+        raise PoseFRError("The latent loss compares different faces of a batch; --batch must be at least 2.")
 
-    loader = PairLoader(crops, recipe.batch, recipe.seed + done, clean=recipe.clean, workers=recipe.workers)
-    start, step, count = time.monotonic(), done, 0
-    sums: dict[str, float] = {}
-    try:
-        for batch in loader:
-            elapsed = time.monotonic() - start
-            share = elapsed / (recipe.minutes * 60)
-            if recipe.steps:
-                share = max(share, (step - done) / recipe.steps)
-            if share >= 1:
-                break
-            rate = recipe.learning_rate * min(1.0, (step + 1) / _WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * share))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            degraded, target = (
-                batch[name].to(device, memory_format=torch.channels_last) for name in ("degraded", "target")
-            )
-            fidelity = torch.rand(len(target), device=device)
-            fidelity[torch.rand(len(target), device=device) < recipe.faithful] = 1.0
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-                output = network(degraded, fidelity, noise_seed=step)
-            relative = _relative_weight(degraded, target)
-            losses: dict[str, Tensor] = {
-                "input": charbonnier(degraded, target),
-                "pixel": charbonnier(output.image, target),
-                "relative": charbonnier(output.image, target, relative, recipe.epsilon),
-                "psnr": log_error(output.image, target),
-            }
-            losses["gain_db"] = _DECIBELS * (log_error(degraded, target) - losses["psnr"].detach())
-            total = recipe.pixel * losses[recipe.loss]
-            if output.images:
-                losses["pyramid"] = pyramid_loss(output.images, target)
-                total = total + recipe.pyramid * losses["pyramid"]
-            if judge is not None:
-                losses.update(judge.step(output.image, target, step))
-                weight = recipe.adversarial * (1 - 0.9 * fidelity)
-                losses["adversarial"] = judge.generator_loss(output.image, weight)
-                total = total + losses["adversarial"]
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            if torch.isfinite(norm):
-                optimizer.step()
-            decay = min(recipe.ema, (1 + step - done) / (10 + step - done))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
-            step, count = step + 1, count + 1
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            if step % recipe.log_every == 0:
-                line = {
-                    "step": step, "images": step * recipe.batch, "size": network.config.size,
-                    "seconds": round(before + time.monotonic() - start, 1), "rate": rate,
-                    **{name: round(value / count, 5) for name, value in sums.items()},
+
+class _Trainer:
+    def __init__(
+        self,
+        network: PoseFRNet,
+        crops: FaceCrops,
+        recipe: Recipe,
+        out: Path,
+        processes: Processes,
+        note: str,
+        identity: IdentityLoss | None,
+        shard_mib: float,
+    ) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.crops, self.recipe, self.out, self.processes = crops, recipe, out, processes
+        self.note, self.shard_mib = note, shard_mib
+        device = processes.device
+        torch.manual_seed(recipe.seed + processes.rank)
+        self.network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        processes.same_start(self.network)
+        self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        # Layers that the caller froze stay as they are.
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.judge: Judge | None = None
+        if recipe.judged:
+            self.judge = Judge(network.config.size, recipe.learning_rate / 2, recipe.r1, processes, recipe.bf16)
+        self.identity = None if identity is None else identity.to(device)
+        self.journal = Journal(out / "log.jsonl")
+        self.steps, self.seconds = 0, 0.0
+        self._resume()
+
+    def run(self) -> Path:
+        recipe, processes = self.recipe, self.processes
+        begun, before, start = self.steps, self.seconds, time.monotonic()
+        seed = [recipe.seed + begun] + ([processes.rank] if processes.rank else [])
+        loader = PairLoader(self.crops, recipe.batch, seed, clean=recipe.clean, workers=recipe.workers,
+                            twice=recipe.twice)  # fmt: skip
+        try:
+            for batch in loader:
+                share = (time.monotonic() - start) / (recipe.minutes * 60)
+                if recipe.steps:
+                    share = max(share, (self.steps - begun) / recipe.steps)
+                share = processes.largest(share)
+                if share >= 1:
+                    break
+                rate = recipe.learning_rate * min(1.0, (self.steps + 1) / _WARM_UP)
+                rate *= 0.55 + 0.45 * math.cos(math.pi * share)
+                batch = {
+                    name: value.to(processes.device, memory_format=torch.channels_last) if value.ndim == 4
+                    else value.to(processes.device) for name, value in batch.items()
                 }  # fmt: skip
-                with (out / "log.jsonl").open("a") as log:
-                    log.write(json.dumps(line) + "\n")
-                sums, count = {}, 0
-            if step % recipe.sample_every == 0:
-                _save(out, network, averaged, optimizer, judge, step, before + time.monotonic() - start, recipe, note)
-                _sample_sheet(out / f"sample-{network.config.size}-{step:06d}.png", averaged, degraded, target)
-    finally:
-        loader.close()
-    return _save(out, network, averaged, optimizer, judge, step, before + time.monotonic() - start, recipe, note)
+                self.journal.add(self._step(batch, rate, self.steps - begun))
+                self.steps += 1
+                self.seconds = before + time.monotonic() - start
+                if self.steps % recipe.log_every == 0:
+                    self.journal.write(
+                        processes, step=self.steps, images=self.steps * recipe.batch * processes.count,
+                        size=self.network.config.size, seconds=round(self.seconds, 1), rate=rate,
+                    )  # fmt: skip
+                if self.steps % recipe.sample_every == 0:
+                    self._save()
+                    self._draw(batch)
+        finally:
+            loader.close()
+        return self._save()
+
+    def _step(self, batch: dict[str, Tensor], rate: float, steps: int) -> dict[str, Tensor]:
+        """One step at a learning rate; `steps` done before it in this run. Returns the losses."""
+        total, losses = self._losses(batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.processes.average_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        decay = min(self.recipe.ema, (1 + steps) / (10 + steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+        return losses
+
+    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to go down, and its parts before they are weighed."""
+        recipe, device = self.recipe, self.processes.device
+        degraded, target, landmarks = batch["degraded"], batch["target"], batch.get("landmarks")
+        fidelity = torch.rand(len(target), device=device)
+        fidelity[torch.rand(len(target), device=device) < recipe.faithful] = 1.0
+        if recipe.twice:
+            degraded, target = torch.cat([degraded, batch["second"]]), torch.cat([target, target])
+            fidelity = torch.cat([fidelity, fidelity])
+            landmarks = None if landmarks is None else torch.cat([landmarks, landmarks])
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            output = self.network(degraded, fidelity, noise_seed=self.steps)
+        image = output.image
+        losses = {
+            "input": charbonnier(degraded, target),
+            "pixel": charbonnier(image, target),
+            "relative": charbonnier(image, target, _relative_weight(degraded, target), recipe.epsilon),
+            "psnr": log_error(image, target),
+        }
+        losses["gain_db"] = _DECIBELS * (log_error(degraded, target) - losses["psnr"].detach())
+        weights = {recipe.loss: recipe.pixel}
+        if output.images:
+            losses["pyramid"], weights["pyramid"] = pyramid_loss(output.images, target), recipe.pyramid
+        if self.judge is not None:
+            losses.update(self.judge.step(image, target, self.steps))
+            losses.update(self.judge.losses(image, target, 1 - 0.9 * fidelity))
+            weights |= {"adversarial": recipe.adversarial, "features": recipe.features}
+        if self.identity is not None and landmarks is not None:
+            losses["identity"], weights["identity"] = self.identity(image, target, landmarks), recipe.identity_weight
+        if recipe.region and landmarks is not None:
+            losses["region"], weights["region"] = region_loss(image, target, landmarks), recipe.region
+        if recipe.twice:
+            losses["consistency"], weights["consistency"] = charbonnier(*image.chunk(2)), recipe.consistency
+            if len(batch["target"]) > 1:
+                losses["latent"], weights["latent"] = latent_distance(*output.latents.chunk(2)), recipe.latent
+        total = torch.stack([losses[name] * weight for name, weight in weights.items() if weight]).sum()
+        return total, losses
+
+    @torch.no_grad()
+    def _draw(self, batch: dict[str, Tensor]) -> None:
+        """A sample sheet (rows: degraded, restored at fidelity 1 and at 0, target) and the plot of the losses."""
+        if not self.processes.first:
+            return
+        self.averaged.eval()
+        degraded, target = batch["degraded"], batch["target"]
+        rows = [degraded, self.averaged(degraded, 1.0).image, self.averaged(degraded, 0.0).image, target]
+        write_png(self.out / f"sample-{self.network.config.size}-{self.steps:06d}.png", sheet(rows))
+        plot_losses(self.journal.path, self.out / "loss.png")
+
+    def _save(self) -> Path:
+        path = self.out / "network.safetensors"
+        if self.processes.first:
+            state = {
+                "size": self.network.config.size, "network": self.network.state_dict(),
+                "averaged": self.averaged.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "steps": self.steps, "seconds": self.seconds,
+            }  # fmt: skip
+            if self.judge is not None:
+                state["judge"] = self.judge.state_dict()
+                state["judge_optimizer"] = self.judge.optimizer.state_dict()
+            partial = self.out / "state.pt.partial"
+            torch.save(state, partial)
+            partial.replace(self.out / "state.pt")
+            provenance = {
+                "steps": self.steps, "images": self.steps * self.recipe.batch * self.processes.count,
+                "minutes": round(self.seconds / 60, 2), "note": self.note, "recipe": asdict(self.recipe),
+            }  # fmt: skip
+            path = save_network(self.averaged, path, provenance, shard_mib=self.shard_mib)
+        self.processes.wait()
+        return path
+
+    def _resume(self) -> None:
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.processes.device, weights_only=True)
+        if state["size"] != self.network.config.size:
+            return
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.seconds = state["steps"], state["seconds"]
+        if self.judge is not None and "judge" in state:
+            self.judge.load_state_dict(state["judge"])
+            if "judge_optimizer" in state:
+                self.judge.optimizer.load_state_dict(state["judge_optimizer"])
 
 
 def _relative_weight(degraded: Tensor, target: Tensor) -> Tensor:
@@ -172,82 +251,3 @@ def _relative_weight(degraded: Tensor, target: Tensor) -> Tensor:
     Without them the worst inputs, whose errors are largest, decide alone, and nearly good faces come out softer.
     """
     return 0.03 / ((degraded - target).abs().mean((1, 2, 3)) + 0.01)
-
-
-class _Judge(nn.Module):
-    """The discriminator and its optimiser."""
-
-    def __init__(self, config: PoseFRConfig, recipe: Recipe, device: torch.device) -> None:
-        super().__init__()
-        self.network = Discriminator(config.size).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate / 2, betas=(0.0, 0.99))
-        self.recipe, self.device = recipe, device
-
-    def step(self, fake: Tensor, real: Tensor, step: int) -> dict[str, Tensor]:
-        """One step of the discriminator; returns its losses."""
-        self.network.requires_grad_(True)
-        losses = {}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            loss = discriminator_loss(self.network(real).float(), self.network(fake.detach().float()).float())
-        losses["discriminator"] = loss
-        if step % _R1_EVERY == 0:
-            loss = loss + self.recipe.r1 * _R1_EVERY * r1_penalty(self.network, real)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.network.requires_grad_(False)
-        return losses
-
-    def generator_loss(self, fake: Tensor, weight: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            return generator_loss(self.network(fake.float()).float(), weight)
-
-
-def _save(
-    out: Path,
-    network: PoseFRNet,
-    averaged: PoseFRNet,
-    optimizer: torch.optim.Optimizer,
-    judge: _Judge | None,
-    steps: int,
-    seconds: float,
-    recipe: Recipe,
-    note: str,
-) -> Path:
-    state = {
-        "size": network.config.size, "network": network.state_dict(), "averaged": averaged.state_dict(),
-        "optimizer": optimizer.state_dict(), "steps": steps, "seconds": seconds,
-    }  # fmt: skip
-    if judge is not None:
-        state["judge"] = judge.state_dict()
-    partial = out / "state.pt.partial"
-    torch.save(state, partial)
-    partial.replace(out / "state.pt")
-    path = out / "network.safetensors"
-    provenance = {
-        "steps": steps, "images": steps * recipe.batch, "minutes": round(seconds / 60, 2), "note": note,
-        "recipe": asdict(recipe),
-    }  # fmt: skip
-    save_network(averaged, path, provenance)
-    return path
-
-
-@torch.no_grad()
-def _sample_sheet(path: Path, network: PoseFRNet, degraded: Tensor, target: Tensor) -> None:
-    """Rows: degraded, restored at fidelity 1 and at 0, target."""
-    import cv2
-
-    network.eval()
-    rows = [degraded, network(degraded, 1.0).image, network(degraded, 0.0).image, target]
-    sheet = torch.cat([torch.cat(list(row.float().clamp(0, 1)), 2) for row in rows], 1)
-    cv2.imwrite(str(path), (sheet.permute(1, 2, 0).cpu() * 255).round().byte().numpy()[..., ::-1])
-
-
-def start_network(config: PoseFRConfig, weights: Path | None) -> PoseFRNet:
-    """A fresh network, or one loaded from a checkpoint and grown to the configuration's size where it is smaller."""
-    if weights is None:
-        return PoseFRNet(config)
-    network, _ = load_network(weights)
-    if network.config.size < config.size:
-        network = network.grow(config.size)
-    return network

@@ -1,0 +1,99 @@
+"""Recipes: what a training run does, as dataclasses whose fields are the command's options."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+__all__ = ["LOSSES", "PriorRecipe", "Recipe", "add_options", "from_options"]
+
+LOSSES = ("relative", "psnr")
+_T = TypeVar("_T")
+_R = TypeVar("_R", bound="Run")
+
+
+def _option(default: _T, text: str, **more: Any) -> _T:
+    value: _T = field(default=default, metadata={"help": text, **more})
+    return value
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every run has. Weights of 0 switch a loss off."""
+
+    minutes: float = _option(60.0, "time budget of this run; it stops cleanly after it")
+    steps: int = _option(0, "stop after so many steps of this run; 0 for no such limit")
+    batch: int = _option(8, "faces a step, on each device")
+    seed: int = _option(0, "of everything random")
+    bf16: bool = _option(False, "bf16 autocast, for CUDA (on CPUs, torch 2.13 has NaN gradients in it)")
+    log_every: int = _option(50, "steps between two lines of the log")
+    sample_every: int = _option(1000, "steps between two checkpoints, each with a sheet of samples and the loss plot")
+
+
+@dataclass(frozen=True)
+class Recipe(Run):
+    """Codec and prior together, on pairs of degraded and clean faces."""
+
+    learning_rate: float = _option(1e-3, "Adam's, warmed up, then a cosine over the budget down to a tenth")
+    ema: float = _option(0.998, "decay of the averaged weights, a step")
+    loss: str = _option(
+        "relative",
+        "of the pixels: relative weighs each face's Charbonnier error by what was wrong with its input; psnr is the "
+        "logarithm of each face's squared error",
+        choices=LOSSES,
+    )
+    pixel: float = _option(1.0, "weight of the pixel loss; the gradients of psnr are some 30 times those of relative")
+    epsilon: float = _option(1e-3, "errors below it count squared in the relative loss, those above it as they are")
+    pyramid: float = _option(0.3, "weight of the decoder's small images")
+    adversarial: float = _option(0.0, "weight of the adversarial loss at fidelity 0, falling to a tenth at fidelity 1")
+    features: float = _option(0.0, "weight of the distance in the discriminator's features")
+    r1: float = _option(5.0, "weight of the discriminator's gradient penalty")
+    identity_weight: float = _option(0.0, "weight of the identity loss; needs --identity")
+    region: float = _option(0.0, "weight of the pixel error around eyes and mouth")
+    consistency: float = _option(0.0, "weight of the distance between the results of two degradations of a face")
+    latent: float = _option(0.0, "weight of the distance between their latents, over that between different faces")
+    clean: float = _option(0.05, "share of faces that are their own target")
+    faithful: float = _option(0.6, "share of faces at fidelity 1; the others' is drawn from 0..1")
+    workers: int = _option(2, "threads that degrade faces")
+
+    @property
+    def twice(self) -> bool:
+        """Whether each face is degraded twice."""
+        return self.consistency > 0 or self.latent > 0
+
+    @property
+    def judged(self) -> bool:
+        """Whether a discriminator is trained."""
+        return self.adversarial > 0 or self.features > 0
+
+
+@dataclass(frozen=True)
+class PriorRecipe(Run):
+    """The StyleGAN2 prior alone."""
+
+    learning_rate: float = _option(2e-3, "Adam's")
+    ema: float = _option(0.998, "decay of the averaged weights, a step")
+    r1: float = _option(5.0, "weight of the discriminator's gradient penalty, every 16th step")
+    path_length: float = _option(2.0, "weight of the path length penalty, every 8th step")
+    mixing: float = _option(0.5, "share of faces whose coarse and fine scales come from two latents")
+    augment: str = _option(
+        "colour,shift,cutout", "differentiable augmentation of real and generated faces; empty: none"
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, recipe: type[Run]) -> None:
+    """An option for each field."""
+    for entry in fields(recipe):
+        name = "--" + entry.name.replace("_", "-")
+        text = entry.metadata["help"].replace("%", "%%")
+        if isinstance(entry.default, bool):
+            parser.add_argument(name, action="store_true", help=text)
+        else:
+            text, choices = f"{text} (default: %(default)s)", entry.metadata.get("choices")
+            parser.add_argument(name, type=type(entry.default), default=entry.default, choices=choices, help=text)
+
+
+def from_options(args: argparse.Namespace, recipe: type[_R]) -> _R:
+    """The recipe that the options ask for."""
+    return recipe(**{entry.name: getattr(args, entry.name) for entry in fields(recipe)})

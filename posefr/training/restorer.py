@@ -1,0 +1,78 @@
+"""Stage 2: trains or fine-tunes a restorer on a folder of photos."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..errors import PoseFRError
+from ..restoration.network import CONFIGURATIONS
+from .data import load_crops
+from .identity import IdentityLoss
+from .processes import Processes
+from .recipe import Recipe, add_options, from_options
+from .start import start_network
+from .trainer import train
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m posefr.training`."""
+    add = parser.add_argument
+    add("--faces", type=Path, required=True, help="folder of photos; the faces in them are cut out and kept in --out")
+    add("--out", type=Path, required=True, help="folder for weights, log and samples; a run found there is resumed")
+    add("--configuration", default="posefr-256", choices=sorted(CONFIGURATIONS))
+    add("--size", type=_sizes, default=(), help="train at this size in px, or at one after the other: 128,256 shares "
+        "the budget between them and grows the network (default: the configuration's)")  # fmt: skip
+    add("--weights", type=Path, help="checkpoint to start from; a smaller one is grown")
+    add("--prior", type=Path, help="prior of stage 1, taken up at the start")
+    add("--identity", type=Path, help="MobileFaceNet checkpoint (.pt) for the identity loss")
+    add("--shard-mib", type=float, default=0, help="write the weights as files of at most so many MiB")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--note", default="", help="goes into the checkpoint's provenance")
+    add_options(parser, Recipe)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(part) for part in text.split(","))
+    if list(sizes) != sorted(set(sizes)):
+        raise argparse.ArgumentTypeError("sizes must rise")
+    return sizes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and say where the weights are."""
+    config = CONFIGURATIONS[args.configuration]
+    recipe = from_options(args, Recipe)
+    identity = IdentityLoss.load(args.identity) if args.identity else None
+    sizes = args.size or (config.size,)
+    recipe = replace(recipe, minutes=recipe.minutes / len(sizes), steps=-(-recipe.steps // len(sizes)))
+    processes = Processes.start(args.device)
+    weights, prior = args.weights, args.prior
+    for size in _left(sizes, args.out):
+        try:
+            sized = config.at(size)
+        except ValueError as error:
+            raise PoseFRError(str(error)) from None
+        torch.manual_seed(args.seed)
+        network = start_network(sized, weights, prior)
+        crops = processes.in_turn(lambda size=size: load_crops(args.faces, size, args.out / f"faces-{size}.npz"))  # type: ignore[misc]
+        weights = train(network, crops, recipe, args.out, processes, args.note, identity, args.shard_mib)
+        prior = None
+    logging.getLogger(__name__).info("Weights: %s", weights)
+    processes.stop()
+    return 0
+
+
+def _left(sizes: tuple[int, ...], out: Path) -> tuple[int, ...]:
+    """The sizes from the one on at which the run in `out` stopped."""
+    state = out / "state.pt"
+    if len(sizes) == 1 or not state.exists():
+        return sizes
+    reached = torch.load(state, map_location="cpu", weights_only=True, mmap=True)["size"]
+    return tuple(size for size in sizes if size >= reached) or sizes[-1:]

@@ -1,0 +1,40 @@
+"""What a run starts from: a fresh network, a checkpoint that may have to grow, a prior trained alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..errors import PoseFRError
+from ..restoration.checkpoint import load_network
+from ..restoration.network import PoseFRConfig, PoseFRNet
+from .prior import load_prior, take_prior
+
+__all__ = ["start_network"]
+
+
+def start_network(config: PoseFRConfig, weights: Path | None = None, prior: Path | None = None) -> PoseFRNet:
+    """The network to train.
+
+    Args:
+        config: of a fresh network; of a loaded one its size is taken alone.
+        weights: checkpoint to start from; grown where it is smaller than the configuration.
+        prior: checkpoint of stage 1, whose weights the network's prior takes up where they fit.
+
+    Raises:
+        PoseFRError: a file that cannot be used, or a checkpoint that is larger than the configuration.
+    """
+    network = PoseFRNet(config) if weights is None else load_network(weights)[0]
+    if network.config.size > config.size:
+        raise PoseFRError(
+            f"{weights} is for {network.config.size} px and cannot shrink to {config.size} px; choose a larger --size."
+        )
+    if network.config.size < config.size:
+        network = network.grow(config.size)
+    if prior is not None:
+        refused = take_prior(network, load_prior(prior)[0])
+        if refused:
+            logging.getLogger(__name__).warning(
+                "Not taken from %s, because their shapes differ: %s", prior.name, ", ".join(refused)
+            )
+    return network

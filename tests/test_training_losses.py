@@ -1,0 +1,180 @@
+"""Training losses: each goes down as it should, and passes gradients to what it trains."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from posefr.errors import PoseFRError
+from posefr.training.adversarial import discriminator_loss, feature_distance, generator_loss, r1_penalty
+from posefr.training.discriminator import Discriminator
+from posefr.training.identity import ARCFACE_POINTS, IdentityLoss, align
+from posefr.training.losses import (
+    charbonnier,
+    latent_distance,
+    log_error,
+    pyramid_loss,
+    region_loss,
+    region_weight,
+)
+
+SHARED = Path(os.environ.get("POSEFR_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+FACE = torch.tensor([[[24.0, 30.0], [40.0, 30.0], [32.0, 38.0], [26.0, 46.0], [38.0, 46.0]]])  # in 64 px
+
+
+def test_charbonnier_is_nearly_the_absolute_difference_and_weighs_images():
+    zeros, ones = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    assert charbonnier(zeros, ones) == pytest.approx(1, abs=1e-4)
+    assert charbonnier(zeros, ones, torch.tensor([2.0, 0.0])) == pytest.approx(1, abs=1e-4)
+    assert pyramid_loss({8: torch.zeros(1, 3, 8, 8)}, torch.full((1, 3, 16, 16), 0.5)) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_the_logarithmic_error_is_what_psnr_averages():
+    target = torch.rand(3, 3, 8, 8)
+    image = target + torch.tensor([0.1, 0.03, 0.0])[:, None, None, None]
+    psnr = torch.tensor([20.0, -20 * np.log10(0.03)])
+    expected = -10 / np.log(10) * log_error(image[:2], target[:2], floor=0)
+    assert expected == pytest.approx(psnr.mean().item(), abs=1e-3)
+    assert log_error(image[2:], target[2:]) == pytest.approx(np.log(1e-4))
+
+
+def test_adversarial_losses_fall_as_each_side_wins():
+    low, high = torch.full((4, 1), -3.0), torch.full((4, 1), 3.0)
+    assert discriminator_loss(high, low) < discriminator_loss(low, high)
+    assert generator_loss(high) < generator_loss(low)
+    assert generator_loss(low, torch.zeros(4)) == 0
+
+
+def test_r1_is_half_the_squared_gradient():
+    class Linear(torch.nn.Module):
+        def forward(self, x):
+            return 3 * x.sum((1, 2, 3))[:, None]
+
+    assert r1_penalty(Linear(), torch.rand(2, 3, 4, 4)) == pytest.approx(0.5 * 9 * 48)
+
+
+def test_equal_images_have_a_finite_penalty():
+    network = Discriminator(64, width=8)
+    r1_penalty(network, torch.full((2, 3, 64, 64), 0.5)).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_discriminator_tells_noise_from_flat_after_a_few_steps(size):
+    torch.manual_seed(0)
+    network = Discriminator(size, width=8)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(12):
+        real, fake = torch.rand(4, 3, size, size), torch.rand(4, 3, 1, 1).expand(4, 3, size, size)
+        loss = discriminator_loss(network(real), network(fake))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert network(real).mean() > network(fake).mean()
+
+
+def test_features_of_equal_images_are_no_distance_apart():
+    torch.manual_seed(0)
+    network = Discriminator(64, width=8)
+    image, other = torch.rand(2, 3, 64, 64, requires_grad=True), torch.rand(2, 3, 64, 64)
+    seen, logits = network.features(image)
+    assert [f.shape[-1] for f in seen] == [32, 16, 8, 4]
+    assert torch.equal(network(image), logits)
+    assert feature_distance(seen, seen) == 0
+    near = feature_distance(network.features(0.9 * other + 0.1 * image)[0], network.features(other)[0])
+    far = feature_distance(seen, network.features(other)[0])
+    assert 0 < near < far
+    far.backward()
+    assert image.grad.abs().sum() > 0
+
+
+def test_regions_lie_on_eyes_and_mouth_and_nowhere_else():
+    weight = region_weight(FACE, 64)
+    assert weight.shape == (1, 1, 64, 64)
+    for x, y in ((24, 30), (40, 30), (26, 46), (32, 46), (38, 46)):
+        assert weight[0, 0, y, x] > 0.95
+    for x, y in ((2, 2), (60, 60), (32, 8), (50, 50)):
+        assert weight[0, 0, y, x] < 0.05
+
+
+def test_the_region_loss_counts_an_error_at_the_eye_and_not_in_the_corner():
+    target = torch.rand(1, 3, 64, 64)
+    at_eye, at_corner = target.clone(), target.clone()
+    at_eye[..., 27:33, 21:27] += 0.5
+    at_corner[..., :6, :6] += 0.5
+    assert region_loss(target, target, FACE) == pytest.approx(1e-3)
+    assert region_loss(at_eye, target, FACE) > 20 * (region_loss(at_corner, target, FACE) - 1e-3)
+
+
+def test_the_latent_distance_is_a_ratio_that_small_latents_do_not_lower():
+    torch.manual_seed(0)
+    faces = torch.randn(4, 5, 8)
+    other = faces + 0.1 * torch.randn(4, 5, 8)
+    near = latent_distance(faces, other)
+    assert 0 < near < 0.05
+    assert latent_distance(0.01 * faces, 0.01 * other) == pytest.approx(near.item(), rel=1e-4)
+    assert latent_distance(faces, torch.randn(4, 5, 8)) > 0.3
+
+
+def test_alignment_brings_the_landmarks_to_their_places():
+    size = 300
+    turn = torch.polar(torch.tensor(1.7), torch.tensor(0.4))
+    template = torch.view_as_complex(torch.tensor(ARCFACE_POINTS)) + (0.5 + 0.5j)
+    points = torch.view_as_real(turn * template + (90 + 20j))[None]
+    image = np.zeros((size, size, 3), np.float32)
+    for x, y in points[0].tolist():
+        cv2.circle(image, (round(x * 16 - 8), round(y * 16 - 8)), 4 * 16, (1, 1, 1), -1, cv2.LINE_AA, 4)
+    aligned = align(torch.from_numpy(image).permute(2, 0, 1)[None], points)
+    assert aligned.shape == (1, 3, 112, 112)
+    picture = aligned[0, 0].numpy()
+    for x, y in ARCFACE_POINTS:
+        left, top = int(x) - 5, int(y) - 5
+        part = picture[top : top + 11, left : left + 11]
+        rows, columns = np.mgrid[top : top + 11, left : left + 11]
+        assert (part * columns).sum() / part.sum() == pytest.approx(x, abs=0.3)
+        assert (part * rows).sum() / part.sum() == pytest.approx(y, abs=0.3)
+
+
+def test_a_file_that_is_no_identity_network_is_refused(tmp_path):
+    with pytest.raises(PoseFRError, match="no identity network"):
+        IdentityLoss.load(tmp_path / "absent.pt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(PoseFRError, match=r"other\.pt is not a MobileFaceNet"):
+        IdentityLoss.load(tmp_path / "other.pt")
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not (SHARED / "reference" / "mobilefacenet.pt").exists():
+        pytest.skip(f"no identity network in {SHARED / 'reference'}; set POSEFR_SHARED to the folder above it")
+    return SHARED
+
+
+def test_the_identity_network_is_the_one_that_evaluation_runs(shared):
+    network = IdentityLoss.load(shared / "reference" / "mobilefacenet.pt").network
+    image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    mean, deviation = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    other = cv2.dnn.readNetFromONNX(str(shared / "reference" / "mobilefacenet.onnx"))
+    other.setInput(((image.numpy() - mean[:, None, None]) / deviation[:, None, None]).astype(np.float32))
+    vector = torch.from_numpy(other.forward()[0])
+    assert torch.cosine_similarity(network(image)[0], vector, dim=0) > 0.9999
+
+
+def test_the_identity_loss_tells_faces_apart_and_has_gradients(shared):
+    loss = IdentityLoss.load(shared / "reference" / "mobilefacenet.pt")
+    folder = shared / "data" / "validation"
+    paths = sorted(folder.glob("*.webp"))[:2]
+    faces = [cv2.resize(cv2.imread(str(path)), (128, 128), interpolation=cv2.INTER_AREA) for path in paths]
+    first, second = (torch.from_numpy(f[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255 for f in faces)
+    landmarks = FACE * 2
+    blurred = torch.nn.functional.avg_pool2d(first, 3, 1, 1).requires_grad_(True)
+    same = loss(blurred, first, landmarks)
+    assert loss(first, first, landmarks) < 1e-5
+    assert same < 0.3 < loss(second, first, landmarks)
+    same.backward()
+    assert blurred.grad.abs().sum() > 0
