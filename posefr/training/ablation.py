@@ -184,7 +184,7 @@ def _cases(crops: FaceCrops, yaw: NDArray[np.float64], limit: int) -> list[_Case
             rng = np.random.default_rng(zlib.crc32(f"{index} {severity}".encode()))
             truth = crops.images[index]
             pair = [
-                torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+                torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
                 for picture in (truth, degrade(truth, draw(rng, SEVERITIES[severity])))
             ]
             cases.append(_Case(severity, float(yaw[index]), *pair))
@@ -257,9 +257,12 @@ def table(rows: Sequence[Mapping[str, float | str]]) -> str:
         "| Gain in dB | " + " | ".join(title for title, _ in columns) + " |",
         "| --- |" + " ---: |" * len(columns),
         "| pictures | " + " | ".join(str(count) for count in counts) + " |",
-        "| input, PSNR | " + " | ".join(f"{mean('input', wanted):.2f}" for _, wanted in columns) + " |",
+        "| input, PSNR | "
+        + " | ".join(f"{mean('input', wanted):.2f}".replace("nan", "-") for _, wanted in columns)
+        + " |",
     ]
     for variant in dict.fromkeys(str(row["variant"]) for row in rows if row["variant"] != "input"):
         gains = [mean(variant, wanted) - mean("input", wanted) for _, wanted in columns]
-        lines.append(f"| {variant} | " + " | ".join(f"{gain:+.2f}" for gain in gains) + " |")
+        cells = ["-" if np.isnan(gain) else f"{gain:+.2f}" for gain in gains]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -59,7 +60,10 @@ def read_generator(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PoseFRError(f"There is no file {path}; name a StyleGAN2 checkpoint.")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        # Training scripts store their options beside the tensors; a Namespace is nothing but values. (torch 2.5)
+        allow = getattr(torch.serialization, "safe_globals", lambda allowed: nullcontext())
+        with allow([argparse.Namespace]):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PoseFRError(f"{path.name} cannot be read as a checkpoint of tensors alone: {reason}") from None
@@ -74,13 +78,12 @@ def read_generator(path: Path) -> dict[str, Tensor]:
 def _own_shapes(tensors: Mapping[str, Tensor], size: int | None) -> PriorConfig:
     """The configuration that takes the whole generator, up to a size."""
     channels = {4: tensors["input.input"].shape[1]}
-    index = 0
-    while (name := f"convs.{index}.conv.weight") in tensors and (size is None or 8 << index // 2 <= size):
-        channels[8 << index // 2] = tensors[name].shape[1]
-        index += 2
-    layers = sum(bool(re.fullmatch(r"style\.\d+\.weight", name)) for name in tensors)
-    if size is not None and max(channels) != size:
+    while (name := f"convs.{2 * len(channels) - 2}.conv.weight") in tensors:
+        channels[4 << len(channels)] = tensors[name].shape[1]
+    if size is not None and size not in channels:
         raise PoseFRError(f"The generator has the sizes {', '.join(map(str, channels))} px; found no {size}.")
+    channels = {s: width for s, width in channels.items() if size is None or s <= size}
+    layers = sum(bool(re.fullmatch(r"style\.\d+\.weight", name)) for name in tensors)
     return PriorConfig(channels, tensors["style.1.weight"].shape[1], layers)
 
 
