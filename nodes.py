@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -35,7 +34,7 @@ from .posefr.geometry import FRAMES, Crops, crop_faces
 from .posefr.masks import MASK_SHAPES
 from .posefr.parsing import PARTS, load_parser, parser_names
 from .posefr.report import faces_report
-from .posefr.restoration import load_restorer, restorer_names
+from .posefr.restoration import file_stamp, load_restorer, restorer_from, restorer_names
 from .posefr.selection import ORDERS, select_faces, split_faces
 from .posefr.sharpness import face_sharpness
 from .posefr.tracking import smooth_faces, track_faces
@@ -47,6 +46,8 @@ CropsSocket = io.Custom("POSEFR_CROPS")
 Segs = io.Custom("SEGS")
 BBox = io.Custom("BBOX")
 BoundingBox = io.Custom("BOUNDING_BOX")
+# Ours, and what other packs (facerestore_cf) and the core's Load Upscale Model hand on.
+RESTORERS = [Restorer, io.Custom("FACERESTORE_MODEL"), io.UpscaleModel]
 
 CATEGORY = "PoseFR"
 PASS, RAISE = "pass the image through", "stop with an error"
@@ -55,10 +56,9 @@ ANGLES = {"upright": (0,), "upright and sideways": (0, 90, 270), "any": (0, 90, 
 # What goes through a network at once: eight images at the default working size, eight faces of 256 px or two of 512 px.
 DETECTOR_PIXELS = 8 * 640**2
 RESTORER_PIXELS = 8 * 256**2
-# Peak of float32 activations per pixel of a network's input, measured on one image: RetinaFace resnet50 208 bytes,
-# posefr-256 380, posefr-512 600, GFPGAN 2170; with a margin for the convolutions' own scratch memory.
+# Peak of float32 activations per pixel of a network's input, measured on one image: RetinaFace resnet50 208 bytes; with
+# a margin for the convolutions' own scratch memory. Restorers bring their own figure.
 DETECTOR_BYTES_PER_PIXEL = 400
-RESTORER_BYTES_PER_PIXEL = 2500
 # facexlib's parsing networks work at 512 px; the larger of the two, parsenet, peaks at 1.1 GB for four crops.
 PARSER_CROPS = 4
 PARSER_BYTES_PER_CROP = 400 * 2**20
@@ -75,32 +75,40 @@ def _plural(count: int, noun: str, nouns: str = "") -> str:
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
-@lru_cache(maxsize=2)
-def _detector(name: str, folders: tuple) -> host.Hosted:
-    (on_bytes,) = host.progress()
-    detector = load_detector(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
-    return host.adopt(detector)
-
-
-@lru_cache(maxsize=2)
-def _restorer(name: str, folders: tuple) -> host.Hosted:
-    return host.adopt(load_restorer(name, device=host.loading_device(), folders=folders))
-
-
-@lru_cache(maxsize=1)
-def _parser(name: str, folders: tuple) -> host.Hosted:
-    (on_bytes,) = host.progress()
-    return host.adopt(
-        load_parser(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
-    )
-
-
 def _pick_detector(name: str) -> host.Hosted:
-    return _detector(name, tuple(host.folders(host.DETECTOR_FOLDERS)))
+    folders = tuple(host.folders(host.DETECTOR_FOLDERS))
+
+    def make() -> host.Hosted:
+        (on_bytes,) = host.progress()
+        detector = load_detector(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
+        return host.adopt(detector)
+
+    return host.keep("detector", (name, folders), make)
 
 
 def _pick_restorer(name: str) -> host.Hosted:
-    return _restorer(name, tuple(host.folders(host.RESTORER_FOLDERS)))
+    folders = tuple(host.folders(host.RESTORER_FOLDERS))
+    return host.keep(
+        "restorer",
+        (name, folders, file_stamp(name, folders)),
+        lambda: host.adopt(load_restorer(name, device=host.loading_device(), folders=folders)),
+    )
+
+
+def _pick_parser(name: str) -> host.Hosted:
+    folders = tuple(host.folders(host.PARSER_FOLDERS))
+
+    def make() -> host.Hosted:
+        (on_bytes,) = host.progress()
+        parser = load_parser(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
+        return host.adopt(parser)
+
+    return host.keep("parser", (name, folders), make)
+
+
+def _connected(restorer: Any) -> host.Hosted:
+    """A restorer that came through a socket: ours, or a model that another pack loaded."""
+    return restorer if isinstance(restorer, host.Hosted) else host.adopt(restorer_from(restorer), owner=restorer)
 
 
 def _split(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -153,15 +161,15 @@ def _detect(
 
 
 def _restore(
-    hosted: host.Hosted, images: torch.Tensor, fidelity: float, seed: int, on_chunk: Callable[[int, int], None]
+    hosted: host.Hosted, images: torch.Tensor, fidelity: float, seed: int, stage: host.Stage
 ) -> tuple[torch.Tensor, str]:
     """Restore within the host's memory: [N, S, S, 3], and a sentence where the batch had to shrink."""
     pixels = hosted.model.size**2
     batch = _batch(len(images), RESTORER_PIXELS / pixels)
 
     def run(batch: int) -> torch.Tensor:
-        restorer = host.load(hosted, batch * pixels * RESTORER_BYTES_PER_PIXEL)
-        return restorer.restore(images, fidelity=fidelity, seed=seed, batch=batch, on_chunk=on_chunk)
+        restorer = host.load(hosted, batch * pixels * hosted.model.bytes_per_pixel)
+        return restorer.restore(images, fidelity=fidelity, seed=seed, batch=batch, on_chunk=stage, on_faces=stage.show)
 
     restored, fitted = host.with_smaller_batches(run, batch)
     return restored, _halved(batch, fitted, "face")
@@ -201,7 +209,11 @@ def _no_face(images: torch.Tensor, if_no_face: str) -> str:
 
 
 class _Node(io.ComfyNode):
-    """What all nodes share: the note that each shows after it ran."""
+    """What all nodes share: the note that each shows after it ran, and networks kept while the host keeps the node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        host.keep_while(self)
 
     @classmethod
     def done(cls, *outputs: Any, said: str = "", warnings: tuple[str, ...] = (), shown: Any = None) -> io.NodeOutput:
@@ -369,14 +381,19 @@ class LoadRestorer(_Node):
                 io.Combo.Input(
                     "restorer",
                     options=restorer_names(host.folders(host.RESTORER_FOLDERS)),
-                    tooltip="posefr-256 is bundled. Files of GFPGAN and RestoreFormer in models/facerestore_models "
-                    "are listed too.",
+                    tooltip="posefr-256 is bundled. Files of GFPGAN, RestoreFormer and CodeFormer in "
+                    "models/facerestore_models are listed too; CodeFormer needs the Python package "
+                    "spandrel_extra_arches.",
                 )
             ],
             outputs=[Restorer.Output(display_name="restorer", tooltip="For Crop Faces and Restore Faces.")],
             hidden=[io.Hidden.unique_id],
             **_aliases("face restore model", "gfpgan", "codeformer", "restoreformer"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, restorer: str) -> Any:
+        return file_stamp(restorer, host.folders(host.RESTORER_FOLDERS))
 
     @classmethod
     def execute(cls, restorer: str) -> io.NodeOutput:
@@ -928,10 +945,11 @@ class CropFaces(_Node):
             inputs=[
                 io.Image.Input("image", tooltip="The image that went into Detect Faces."),
                 FacesSocket.Input("faces", tooltip="From Detect Faces or Select Faces."),
-                Restorer.Input(
+                io.MultiType.Input(
                     "restorer",
+                    types=RESTORERS,
                     optional=True,
-                    tooltip="From Load Face Restorer: crops in the size and alignment that it was trained with, "
+                    tooltip="What Restore Faces gets: crops in the size and alignment that it was trained with, "
                     "instead of those chosen below.",
                 ),
                 io.Int.Input(
@@ -963,12 +981,13 @@ class CropFaces(_Node):
         faces: Faces,
         size: int,
         alignment: str,
-        restorer: host.Hosted | None = None,
+        restorer: Any = None,
     ) -> io.NodeOutput:
         images, _ = _split(image)
         _check_same_images(images, faces)
         if restorer is not None:
-            size, alignment = restorer.model.size, restorer.model.frame
+            model = _connected(restorer).model
+            size, alignment = model.size, model.frame
         crops = crop_faces(images, faces, size=size, frame=alignment)
         if not len(faces):
             return cls.done(crops, _blank(images, size), warnings=("No face to crop.",))
@@ -989,7 +1008,12 @@ class RestoreFaces(_Node):
             category=CATEGORY,
             description="Restores cropped faces.",
             inputs=[
-                Restorer.Input("restorer", tooltip="From Load Face Restorer."),
+                io.MultiType.Input(
+                    "restorer",
+                    types=RESTORERS,
+                    tooltip="From Load Face Restorer, from another pack's face restore model loader, or from Load "
+                    "Upscale Model.",
+                ),
                 io.Image.Input("images", tooltip="The images of Crop Faces, as they are or after other nodes."),
                 CropsSocket.Input(
                     "crops",
@@ -1008,13 +1032,14 @@ class RestoreFaces(_Node):
     @classmethod
     def execute(
         cls,
-        restorer: host.Hosted,
+        restorer: Any,
         images: torch.Tensor,
         fidelity: float,
         seed: int,
         crops: Crops | None = None,
     ) -> io.NodeOutput:
         images, _ = _split(images)
+        restorer = _connected(restorer)
         if crops is not None and not len(crops.faces):
             return cls.done(_blank(images, restorer.model.size), warnings=("No face to restore.",))
         if crops is not None and crops.frame != restorer.model.frame:
@@ -1022,8 +1047,8 @@ class RestoreFaces(_Node):
                 f'These crops are aligned as "{crops.frame}", but {restorer.model.name} was trained on '
                 f'"{restorer.model.frame}"; connect the restorer to Crop Faces as well.'
             )
-        (on_chunk,) = host.progress()
-        restored, halved = _restore(restorer, images, fidelity, seed, on_chunk)
+        (stage,) = host.progress()
+        restored, halved = _restore(restorer, images, fidelity, seed, stage)
         said = f"{_plural(len(images), 'face')} restored"
         return cls.done(host.hand_over(restored), said=said, warnings=(halved,))
 
@@ -1091,7 +1116,7 @@ class FacePartsMask(_Node):
         parts = [part for part in PARTS if chosen[part]]
         if not parts:
             raise PoseFRError("No part of the face is chosen; switch on skin, glasses, hair, hat or neck.")
-        network = _parser(parser, tuple(host.folders(host.PARSER_FOLDERS)))
+        network = _pick_parser(parser)
         (on_chunk,) = host.progress()
         masks, halved = _parse(network, looked_at, parts, on_chunk)
         said = f"{', '.join(parts)} of {_plural(len(masks), 'face')}"
@@ -1263,6 +1288,13 @@ class RestoreFacesInImage(_Node):
                 _working_size(),
                 _angles(),
                 _seed(),
+                io.MultiType.Input(
+                    "restorer_model",
+                    types=RESTORERS,
+                    optional=True,
+                    tooltip="Replaces the restorer chosen above: from Load Face Restorer, from another pack's face "
+                    "restore model loader, or from Load Upscale Model.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The image with its faces restored."),
@@ -1272,6 +1304,10 @@ class RestoreFacesInImage(_Node):
             hidden=[io.Hidden.unique_id],
             **_aliases("restore face", "fix face", "face detailer", "face restore", "gfpgan", "codeformer"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, restorer: str, **_: Any) -> Any:
+        return file_stamp(restorer, host.folders(host.RESTORER_FOLDERS))
 
     @classmethod
     def execute(
@@ -1292,9 +1328,11 @@ class RestoreFacesInImage(_Node):
         working_size: int,
         angles: str,
         seed: int,
+        restorer_model: Any = None,
     ) -> io.NodeOutput:
         images, alpha = _split(image)
-        finder, fixer = _pick_detector(detector), _pick_restorer(restorer)
+        finder = _pick_detector(detector)
+        fixer = _pick_restorer(restorer) if restorer_model is None else _connected(restorer_model)
         detecting, restoring = host.progress(stages=2)
         faces, halved = _detect(finder, images, threshold, working_size, angles, detecting)
         if not len(faces):

@@ -7,23 +7,30 @@ there before any pack loads, and elsewhere importing them would parse a command 
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = [
     "DETECTOR_FOLDERS",
     "PARSER_FOLDERS",
     "RESTORER_FOLDERS",
     "Hosted",
+    "Stage",
     "adopt",
     "folders",
+    "forget",
     "hand_over",
+    "keep",
+    "keep_while",
     "load",
     "loading_device",
     "note",
@@ -40,6 +47,9 @@ PARSER_FOLDERS = ("facexlib", "face_parsing", OWN_FOLDER)
 RESTORER_FOLDERS = (OWN_FOLDER, "facerestore_models")
 
 _STEPS = 1000  # resolution of the progress bar; a stage is a share of it
+_PREVIEW_SIDE = 512  # px, of the picture that a node shows while it runs
+_KEPT_OF_A_KIND = 2
+_PATCHER = "_posefr_patcher"
 
 
 class _HasNetwork(Protocol):
@@ -70,20 +80,64 @@ def loading_device() -> torch.device | None:
     return None if management is None else management.unet_offload_device()
 
 
-def adopt(model: Model) -> Hosted[Model]:
-    """Give a model's network to the host, which from now on decides where it is."""
+def adopt(model: Model, owner: Any = None) -> Hosted[Model]:
+    """Give a model's network to the host, which from now on decides where it is.
+
+    Args:
+        model: a detector or restorer.
+        owner: what holds the network, where another pack loaded it. Its patcher is used, or it gets one, which then
+            lives as long as the network: the host takes a network that outlives its patcher for a leak.
+    """
     management, patchers = _host("comfy.model_management"), _host("comfy.model_patcher")
     if management is None or patchers is None:
         return Hosted(model)
-    patcher = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
-    return Hosted(
-        model,
-        patcher(
+    patcher = getattr(owner, "patcher", None) or getattr(owner, _PATCHER, None)
+    if patcher is None:
+        patcher = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)(
             model.network,
             load_device=management.get_torch_device(),
             offload_device=management.unet_offload_device(),
-        ),
-    )
+        )
+        if owner is not None:
+            setattr(owner, _PATCHER, patcher)
+    return Hosted(model, patcher)
+
+
+_kept: dict[str, dict[Hashable, Any]] = {}
+_nodes = 0
+
+
+def keep(kind: str, key: Hashable, make: Callable[[], Result]) -> Result:
+    """What `make` made for this key before, or makes now. Of each kind the two that were used last are kept."""
+    kept = _kept.setdefault(kind, {})
+    made = kept.pop(key) if key in kept else make()
+    kept[key] = made
+    while len(kept) > _KEPT_OF_A_KIND:
+        kept.pop(next(iter(kept)))
+    return made
+
+
+def keep_while(node: Any) -> None:
+    """What is kept stays until the last of the nodes that this was called with is gone.
+
+    The host holds an instance of each node of its workflow, and drops it when the workflow changes or when it is asked
+    to free its memory. So networks go when it drops what it keeps itself.
+    """
+    global _nodes
+    _nodes += 1
+    weakref.finalize(node, _let_go).atexit = False
+
+
+def _let_go() -> None:
+    global _nodes
+    _nodes -= 1
+    if _nodes == 0:
+        forget()
+
+
+def forget() -> None:
+    """Let go of all that is kept."""
+    _kept.clear()
 
 
 def load(hosted: Hosted[Model], memory: float) -> Model:
@@ -101,20 +155,47 @@ def stop_if_interrupted() -> None:
         management.throw_exception_if_processing_interrupted()
 
 
-def progress(stages: int = 1) -> list[Callable[[int, int], None]]:
-    """One `on_chunk(done, total)` per stage, all filling one bar on the node; each call stops if interrupted."""
+class Stage:
+    """A share of a node's progress bar. Called as `stage(done, total)` it fills, and stops if the user asked for it."""
+
+    def __init__(self, bar: Any, start: float, share: float) -> None:
+        self._bar, self._start, self._share = bar, start, share
+        self._preview: Any = None
+
+    def show(self, faces: Tensor) -> None:
+        """Show faces [n, S, S, 3], 0..1, on the node with the next step of the bar."""
+        if self._bar is not None and len(faces):
+            self._preview = ("JPEG", _contact_sheet(faces), _PREVIEW_SIDE)
+
+    def __call__(self, done: int, total: int) -> None:
+        stop_if_interrupted()
+        if self._bar is not None and total > 0:
+            value = round(_STEPS * (self._start + self._share * done / total))
+            self._bar.update_absolute(value, preview=self._preview)
+        self._preview = None
+
+
+def _contact_sheet(faces: Tensor) -> Any:
+    """The faces [n, S, S, 3] in rows, as a PIL image of `_PREVIEW_SIDE` px at most."""
+    from PIL import Image
+
+    columns = math.ceil(math.sqrt(len(faces)))
+    rows = math.ceil(len(faces) / columns)
+    side = min(faces.shape[1], _PREVIEW_SIDE // columns)
+    small = F.interpolate(
+        faces.detach().float().cpu().permute(0, 3, 1, 2), (side, side), mode="bilinear", antialias=True
+    )
+    sheet = torch.zeros(rows * columns, 3, side, side)
+    sheet[: len(faces)] = small
+    sheet = sheet.view(rows, columns, 3, side, side).permute(0, 3, 1, 4, 2).reshape(rows * side, columns * side, 3)
+    return Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy())
+
+
+def progress(stages: int = 1) -> list[Stage]:
+    """Stages that fill one bar on the node, one after the other, an equal share each."""
     utils = _host("comfy.utils")
     bar = None if utils is None else utils.ProgressBar(_STEPS)
-
-    def stage(index: int) -> Callable[[int, int], None]:
-        def on_chunk(done: int, total: int) -> None:
-            stop_if_interrupted()
-            if bar is not None and total > 0:
-                bar.update_absolute(round(_STEPS * (index + done / total) / stages))
-
-        return on_chunk
-
-    return [stage(index) for index in range(stages)]
+    return [Stage(bar, index / stages, 1 / stages) for index in range(stages)]
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -92,19 +92,20 @@ class Detector:
 class Restorer:
     """Turns every face white; fails with `fits` or more faces at a time, as if memory ran out."""
 
-    size, frame = 256, "ffhq"
+    size, frame, bytes_per_pixel = 256, "ffhq", 1000
 
     def __init__(self, name, fits=99, error=torch.cuda.OutOfMemoryError):
         self.name, self.network, self.fits, self.error = name, torch.nn.Linear(1, 1), fits, error
         self.batches = []
 
-    def restore(self, crops, *, fidelity=0.7, seed=0, batch=8, on_chunk=None):
+    def restore(self, crops, *, fidelity=0.7, seed=0, batch=8, on_chunk=None, on_faces=None):
         done = []
         for chunk in crops.split(batch):
             self.batches.append(len(chunk))
             if len(chunk) > self.fits:
                 raise self.error("out of memory")
             done.append(torch.ones(len(chunk), self.size, self.size, 3))
+            on_faces(done[-1])
             on_chunk(sum(map(len, done)), len(crops))
         return torch.cat(done)
 
@@ -157,11 +158,9 @@ def models(nodes, monkeypatch):
 
     monkeypatch.setattr(nodes, "load_detector", load(known))
     monkeypatch.setattr(nodes, "load_restorer", load(restorers))
-    nodes._detector.cache_clear()
-    nodes._restorer.cache_clear()
+    nodes.host.forget()
     yield SimpleNamespace(detectors=known, restorers=restorers, loaded=loaded)
-    nodes._detector.cache_clear()
-    nodes._restorer.cache_clear()
+    nodes.host.forget()
 
 
 def node_classes(pack):
@@ -562,9 +561,9 @@ class Parser:
 def parser(nodes, monkeypatch):
     made = Parser()
     monkeypatch.setattr(nodes, "load_parser", lambda name, **options: made)
-    nodes._parser.cache_clear()
+    nodes.host.forget()
     yield made
-    nodes._parser.cache_clear()
+    nodes.host.forget()
 
 
 def test_the_parts_chosen_are_pasted_and_no_others(nodes, comfy, parser, images, faces):
@@ -775,6 +774,14 @@ def test_networks_are_loaded_through_the_host_with_room_for_a_batch(nodes, comfy
     assert less_room == room / 4
 
 
+def test_a_restorer_tells_how_much_room_its_faces_take(nodes, comfy):
+    restorer = Restorer("hungry")
+    restorer.bytes_per_pixel = 5000
+    run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=torch.zeros(3, 8, 8, 3))
+    ((_, room, _),) = comfy.management.loads
+    assert room == 3 * 256 * 256 * 5000
+
+
 def test_batches_shrink_as_the_pictures_grow(nodes, comfy):
     detector, restorer = Detector(nodes, "blind", []), Restorer("large")
     restorer.size = 512
@@ -826,6 +833,16 @@ def test_one_bar_fills_over_both_stages(nodes, comfy, models, images):
     assert bar.values == [bar.total / 2, bar.total]
 
 
+def test_faces_are_shown_as_they_come_out(nodes, comfy, models, images):
+    run(nodes.RestoreFaces, restorer=hosted(nodes, Restorer("slow")), images=torch.rand(19, 32, 32, 3))
+    pictures = [image for kind, image, limit in comfy.bars[-1].previews if (kind, limit) == ("JPEG", 512)]
+    assert [picture.size for picture in pictures] == [(510, 510), (510, 510), (512, 512)]  # 8, 8 and 3 faces
+    assert pictures[0].getpixel((10, 10)) == (255, 255, 255)
+    assert pictures[0].getpixel((500, 500)) == (0, 0, 0)  # the ninth place of nine is empty
+    run(nodes.RestoreFacesInImage, image=images)
+    assert [preview is not None for preview in comfy.bars[-1].previews] == [False, True]
+
+
 # Loading what was picked
 
 
@@ -837,6 +854,78 @@ def test_what_is_picked_is_loaded_once_and_another_pick_is_another_network(nodes
     assert models.restorers["tight"].batches
     first, again = (run(nodes.LoadDetector, detector="blind").args[0] for _ in range(2))
     assert first is again
+
+
+def test_networks_are_kept_as_long_as_the_host_keeps_a_node(nodes, models, images):
+    in_host = [nodes.RestoreFacesInImage(), nodes.LoadDetector()]
+    for _ in range(2):
+        run(nodes.RestoreFacesInImage, image=images)
+    assert len(models.loaded) == 2
+    del in_host[0]
+    run(nodes.RestoreFacesInImage, image=images)
+    assert len(models.loaded) == 2
+    in_host.clear()  # as when its memory is to be freed
+    run(nodes.RestoreFacesInImage, image=images)
+    assert len(models.loaded) == 4
+
+
+def test_a_file_that_changed_is_loaded_again(nodes, models, images, comfy, tmp_path, monkeypatch):
+    monkeypatch.setitem(comfy.folders.folder_names_and_paths, "posefr", ([str(tmp_path)], set()))
+    path = tmp_path / "mine.safetensors"
+    models.restorers[path.name] = Restorer("mine")
+    marks = []
+    for content in (b"first", b"first", b"second one"):
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
+        marks.append(nodes.LoadRestorer.fingerprint_inputs(restorer=path.name))
+        run(nodes.LoadRestorer, restorer=path.name)
+    assert [name for name, _ in models.loaded] == [path.name] * 2
+    assert marks[0] == marks[1] != marks[2]
+
+
+# Models that other packs have loaded
+
+
+@pytest.fixture
+def upscaler(pack):
+    """A spandrel descriptor as the core's Load Upscale Model gives it, but for the patcher."""
+    sys.modules[f"{pack.__name__}.posefr.detection"].ensure_torchvision()
+    from foreign_networks import build
+    from spandrel import ModelLoader
+
+    return ModelLoader("cpu").load_from_state_dict(build("Compact").state_dict())
+
+
+def test_a_model_of_another_pack_restores_and_stays_its_owners(nodes, comfy, upscaler, models, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, restorer=upscaler, size=64).args
+    assert cut.shape == (3, 512, 512, 3)
+    restored = run(nodes.RestoreFaces, restorer=upscaler, images=cut, crops=crops).args[0]
+    assert restored.shape == (3, 512, 512, 3)
+    (patcher, *_), _, _ = comfy.management.loads[-1]
+    assert patcher.model is upscaler.model
+    run(nodes.RestoreFaces, restorer=upscaler, images=cut, crops=crops)
+    assert comfy.management.loads[-1][0] == [patcher], "one patcher for as long as the model lives"
+    upscaler.patcher = object()
+    models.restorers.clear()  # nothing else may be asked for
+    out, _, found = run(nodes.RestoreFacesInImage, image=images, restorer_model=upscaler).args
+    assert comfy.management.loads[-1][0] == [upscaler.patcher]
+    assert len(found) == 3
+    assert not torch.equal(out, images)
+
+
+def test_sockets_take_the_types_of_other_packs(nodes):
+    for node, name in (
+        ("CropFaces", "restorer"),
+        ("RestoreFaces", "restorer"),
+        ("RestoreFacesInImage", "restorer_model"),
+    ):
+        (socket,) = (i for i in getattr(nodes, node).define_schema().inputs if i.id == name)
+        assert [kind.io_type for kind in socket.types] == ["POSEFR_RESTORER", "FACERESTORE_MODEL", "UPSCALE_MODEL"]
+
+
+def test_a_model_that_restores_nothing_is_refused(nodes, images):
+    with pytest.raises(nodes.PoseFRError, match="the connected model is a Linear, which is no image network"):
+        run(nodes.RestoreFaces, restorer=torch.nn.Linear(1, 1), images=images)
 
 
 def test_the_folders_of_the_host_are_searched_as_they_are_now(nodes, comfy, models, monkeypatch):

@@ -1,5 +1,6 @@
 """Restoration of aligned face crops: PoseFR's network, and foreign ones through spandrel."""
 
-from .restorer import Restorer, load_restorer, restorer_names
+from .foreign import restorer_from
+from .restorer import Restorer, file_stamp, load_restorer, restorer_names
 
-__all__ = ["Restorer", "load_restorer", "restorer_names"]
+__all__ = ["Restorer", "file_stamp", "load_restorer", "restorer_from", "restorer_names"]

@@ -15,7 +15,7 @@ from ..errors import PoseFRError
 from .checkpoint import FORMAT, load_network, read_metadata
 from .shards import whole_name
 
-__all__ = ["Restorer", "load_restorer", "restorer_names"]
+__all__ = ["Restorer", "file_stamp", "load_restorer", "restorer_names"]
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 _EXTENSIONS = (".safetensors", ".pth", ".pt")
@@ -43,6 +43,7 @@ class Restorer:
         network: its module; whoever moves it decides the device that restore() runs on.
         call: how the network is run.
         provenance: what the checkpoint says of itself.
+        bytes_per_pixel: memory that a pass takes at its peak for each px of each crop, in float32.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Restorer:
     network: nn.Module
     call: Call
     provenance: dict[str, Any] = field(default_factory=dict)
+    bytes_per_pixel: int = 1000  # posefr-256 takes 760, measured on one image
 
     def restore(
         self,
@@ -60,6 +62,7 @@ class Restorer:
         seed: int = 0,
         batch: int = 8,
         on_chunk: Callable[[int, int], None] | None = None,
+        on_faces: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Restore face crops.
 
@@ -69,6 +72,7 @@ class Restorer:
             seed: of the noise in the prior; the same seed gives the same faces.
             batch: crops that go through the network at once.
             on_chunk: called with (done, N) after each batch; may raise, to interrupt.
+            on_faces: called with the faces [n, size, size, 3] of each batch as they come out, before on_chunk.
 
         Returns:
             [N, size, size, 3] float32 in 0..1, on the crops' device.
@@ -94,6 +98,8 @@ class Restorer:
             with torch.inference_mode(), torch.autocast(parameter.device.type, parameter.dtype, enabled=half):
                 output = self.call(self.network, chunk.contiguous(), fidelity, seed)
             restored.append(output.float().clamp(0, 1).permute(0, 2, 3, 1).to(crops.device))
+            if on_faces is not None:
+                on_faces(restored[-1])
             if on_chunk is not None:
                 on_chunk(min(start + batch, len(crops)), len(crops))
         return torch.cat(restored)
@@ -121,6 +127,15 @@ def restorer_names(folders: Sequence[Path] = ()) -> list[str]:
     return list(_files(folders))
 
 
+def file_stamp(name: str, folders: Sequence[Path] = ()) -> tuple[int, int] | None:
+    """What changes when the file behind a name does: its size in bytes and time of change; None if there is none."""
+    try:
+        status = (_files(folders).get(name) or Path(name)).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def load_restorer(
     name_or_path: str | Path = "posefr-256",
     *,
@@ -130,8 +145,8 @@ def load_restorer(
     """Load a restorer.
 
     Args:
-        name_or_path: one of restorer_names(folders), or the path of a checkpoint (PoseFR's own, or GFPGAN's or
-            RestoreFormer's through spandrel).
+        name_or_path: one of restorer_names(folders), or the path of a checkpoint: PoseFR's own, or GFPGAN's,
+            RestoreFormer's, CodeFormer's or an upscaler's through spandrel.
         device: where the network goes; None takes CUDA when there is one.
         folders: the host's model folders.
 

@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import comfyui_server
+import photos
 import pytest
 
-# A node for tests alone: a restorer that runs out of memory with more than two faces at a time.
-TIGHT = """
-import dataclasses
-import torch
-
-class Tight:
-    def __init__(self, inner):
-        self.inner = inner
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def restore(self, crops, *, batch, **options):
-        if batch > 2:
-            raise torch.cuda.OutOfMemoryError("forced by a test")
-        return self.inner.restore(crops, batch=batch, **options)
-
-class TightRestorer:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"restorer": ("POSEFR_RESTORER",)}})
-    RETURN_TYPES = ("POSEFR_RESTORER",)
-    FUNCTION = "wrap"
-    CATEGORY = "tests"
-
-    def wrap(self, restorer):
-        return (dataclasses.replace(restorer, model=Tight(restorer.model)),)
-
-NODE_CLASS_MAPPINGS = {"TestTightRestorer": TightRestorer}
-"""
-
+NODES = Path(__file__).with_name("nodes_for_tests.py")
 
 # Where the user keeps models outside ComfyUI's own folder.
 EXTRA_PATHS = """
@@ -41,6 +16,7 @@ elsewhere:
     base_path: {base}/elsewhere
     facedetection: detectors
     posefr: restorers
+    facerestore_models: facerestore
 """
 
 
@@ -55,8 +31,14 @@ def comfyui() -> comfyui_server.ComfyUI:
 @pytest.fixture(scope="session")
 def server(comfyui, tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    for folder in ("detectors", "restorers"):
+    for folder in ("detectors", "restorers", "facerestore"):
         (base / "elsewhere" / folder).mkdir(parents=True)
-    nodes = {"tight_restorer.py": TIGHT}
+    nodes = {NODES.name: NODES.read_text()}
     with comfyui_server.running(comfyui, base, nodes=nodes, extra_paths=EXTRA_PATHS.format(base=base)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def astronaut(server) -> str:
+    photos.astronaut().save(server.base / "input" / "astronaut.png")
+    return "astronaut.png"

@@ -25,12 +25,6 @@ PHOTOS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def astronaut(server) -> str:
-    photos.astronaut().save(server.base / "input" / "astronaut.png")
-    return "astronaut.png"
-
-
 def test_the_pack_loads_without_a_warning(server):
     offers = server.ask("/object_info")
     for name in json.loads((ROOT / "node_list.json").read_text()):

@@ -6,8 +6,9 @@ bars: list["ProgressBar"] = []
 
 class ProgressBar:
     def __init__(self, total):
-        self.total, self.values = total, []
+        self.total, self.values, self.previews = total, [], []
         bars.append(self)
 
-    def update_absolute(self, value):
+    def update_absolute(self, value, total=None, preview=None):
         self.values.append(value)
+        self.previews.append(preview)

@@ -51,6 +51,13 @@ def Custom(io_type):
 
 Image = Custom("IMAGE")
 Mask = Custom("MASK")
+UpscaleModel = Custom("UPSCALE_MODEL")
+
+
+class MultiType:
+    @dataclass
+    class Input(_Input):
+        types: list[type] = field(default_factory=list)
 
 
 class Int(_Socket):

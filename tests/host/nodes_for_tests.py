@@ -1,0 +1,119 @@
+"""Nodes that the host tests put into their ComfyUI: slow networks, too little memory, loaders as other packs have."""
+
+import copy
+import dataclasses
+import gc
+import time
+from pathlib import Path
+
+import folder_paths
+import torch
+from aiohttp import web
+from server import PromptServer
+from torch import nn
+
+PASS_SECONDS = 0.25
+
+
+class Tight:
+    """A restorer that runs out of memory with more than two faces at a time."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def restore(self, crops, *, batch, **options):
+        if batch > 2:
+            raise torch.cuda.OutOfMemoryError("forced by a test")
+        return self.inner.restore(crops, batch=batch, **options)
+
+
+class Slow(nn.Module):
+    """A network that notes each pass in output/passes.txt and takes its time."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+    def forward(self, *args, **options):
+        with (Path(folder_paths.get_output_directory()) / "passes.txt").open("a") as passes:
+            passes.write(".")
+        time.sleep(PASS_SECONDS)
+        return self.inner(*args, **options)
+
+
+class TightRestorer:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"restorer": ("POSEFR_RESTORER",)}})
+    RETURN_TYPES = ("POSEFR_RESTORER",)
+    FUNCTION = "wrap"
+    CATEGORY = "tests"
+
+    def wrap(self, restorer):
+        return (dataclasses.replace(restorer, model=Tight(restorer.model)),)
+
+
+class SlowRestorer(TightRestorer):
+    def wrap(self, restorer):
+        model = dataclasses.replace(restorer.model, network=Slow(restorer.model.network))
+        return (dataclasses.replace(restorer, model=model),)
+
+
+class SlowDetector(TightRestorer):
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"restorer": ("POSEFR_DETECTOR",)}})
+    RETURN_TYPES = ("POSEFR_DETECTOR",)
+
+    def wrap(self, restorer):
+        model = copy.copy(restorer.model)
+        model.network = Slow(model.network)
+        return (dataclasses.replace(restorer, model=model),)
+
+
+class BareFaceRestoreModel:
+    """What facerestore_cf hands on: a bare network that lies where its loader put it."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES = ("FACERESTORE_MODEL",)
+    FUNCTION = "load"
+    CATEGORY = "tests"
+
+    def load(self):
+        from spandrel.architectures.GFPGAN import GFPGAN
+
+        torch.manual_seed(0)
+        network = GFPGAN(
+            out_size=512,
+            num_style_feat=32,
+            channel_multiplier=1,
+            decoder_load_path=None,
+            fix_decoder=False,
+            num_mlp=1,
+            input_is_latent=True,
+            different_w=True,
+            narrow=0.125,
+            sft_half=True,
+        )
+        return (network.eval(),)
+
+
+@PromptServer.instance.routes.get("/tests/networks")
+async def networks(_):
+    """How many of each network of ours are in memory."""
+    gc.collect()
+    names = [type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, nn.Module)]
+    return web.json_response({name: names.count(name) for name in ("PoseFRNet", "RetinaFace", "GFPGANv1Clean")})
+
+
+NODE_CLASS_MAPPINGS = {
+    "TestTightRestorer": TightRestorer,
+    "TestSlowRestorer": SlowRestorer,
+    "TestSlowDetector": SlowDetector,
+    "TestBareFaceRestoreModel": BareFaceRestoreModel,
+}
