@@ -95,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, device, detectors and restorers that are found")
     info.set_defaults(run=_info)
+    info.add_argument(
+        "--restorer", default="posefr-256", metavar="NAME", help="count the cost of this one (default: posefr-256)"
+    )
     _add_models(info)
 
     demo = commands.add_parser(
@@ -419,7 +422,7 @@ def _info(args: argparse.Namespace) -> int:
 
     from .detection import detector_names
     from .host import DETECTOR_FOLDERS, RESTORER_FOLDERS
-    from .restoration import restorer_names
+    from .restoration import cost_of, restorer_names
 
     print(f"posefr {__version__}, Python {platform.python_version()} on {platform.platform()}")
     for package in ("torch", "torchvision", "numpy", "opencv-python", "facexlib", "spandrel", "safetensors", "pillow"):
@@ -430,6 +433,12 @@ def _info(args: argparse.Namespace) -> int:
     print(f"device: {_device(args.device)}")
     print("detectors:", *detector_names(_folders(args.models, DETECTOR_FOLDERS)))
     print("restorers:", *restorer_names(_folders(args.models, RESTORER_FOLDERS)))
+    restorer = _load_restorer(args)
+    cost = cost_of(restorer)
+    print(
+        f"{restorer.name}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMACs a face of {restorer.size} px, "
+        f"alignment {restorer.frame}"
+    )
     print("bundled weights:")
     for path in sorted((Path(__file__).parent / "weights").glob("*.safetensors")):
         print(f"  {path.name}, {path.stat().st_size} bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,20 @@ def test_an_option_out_of_range_is_wrong_usage(photo, option, capsys):
         _run("restore", photo, "-o", "out", *option)
     assert stopped.value.code == cli.USAGE
     assert option[0] in capsys.readouterr().err
+
+
+def test_info_tells_what_there_is_and_what_it_costs(tmp_path):
+    command = [sys.executable, "-m", "posefr", "info", "--models", str(tmp_path)]
+    (tmp_path / "mine.pth").write_bytes(b"")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == cli.DONE, done.stderr
+    assert "restorers: posefr-256 mine.pth" in done.stdout
+    assert re.search(
+        r"^posefr-256: [\d,]+ parameters, \d\.\d\d GMACs a face of 256 px, alignment ffhq$", done.stdout, re.M
+    )
+    done = subprocess.run([*command, "--restorer", "mine.pth"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != cli.DONE
+    assert "mine.pth cannot be read as weights" in done.stderr
 
 
 def test_the_choices_are_the_librarys():

@@ -11,7 +11,7 @@ from networks import SMALL, awake
 from safetensors.torch import load_file, save_file
 
 from posefr.errors import PoseFRError
-from posefr.restoration import load_restorer, restorer_names
+from posefr.restoration import Cost, Restorer, cost_of, load_restorer, restorer_names
 from posefr.restoration.checkpoint import load_network, read_metadata, save_network
 from posefr.restoration.network import PoseFRNet
 
@@ -109,6 +109,26 @@ def test_the_bundled_restorer_improves_a_noisy_face():
     noisy = (truth + 0.06 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     restored = load_restorer("posefr-256", device="cpu").restore(noisy, fidelity=1.0)
     assert (restored - truth).square().mean() < 0.5 * (noisy - truth).square().mean()
+
+
+class _OneConvolution(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, images):
+        return self.convolution(images)
+
+
+def test_the_cost_of_a_convolution_is_what_a_book_says():
+    restorer = Restorer("one", 10, "ffhq", _OneConvolution(), lambda network, images, fidelity, seed: network(images))
+    assert cost_of(restorer) == Cost(parameters=3 * 3 * 9 + 3, macs=10 * 10 * 3 * 3 * 9)
+
+
+def test_the_bundled_restorer_costs_what_it_may():
+    cost = cost_of(load_restorer("posefr-256", device="cpu"))
+    assert cost.macs <= 2e9
+    assert 2 * cost.parameters <= 24 * 2**20  # bytes in fp16
 
 
 class _Malicious:

@@ -1,6 +1,7 @@
 """Restoration of aligned face crops: PoseFR's network, and foreign ones through spandrel."""
 
+from .cost import Cost, cost_of
 from .foreign import restorer_from
 from .restorer import Restorer, file_stamp, load_restorer, restorer_names
 
-__all__ = ["Restorer", "file_stamp", "load_restorer", "restorer_from", "restorer_names"]
+__all__ = ["Cost", "Restorer", "cost_of", "file_stamp", "load_restorer", "restorer_from", "restorer_names"]
