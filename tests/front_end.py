@@ -95,6 +95,19 @@ class FrontEnd:
         self.command("Comfy.Canvas.FitView")
         self.page.wait_for_timeout(700)
 
+    def graph_area(self, margin: int = 25) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the nodes on the page, in px."""
+        corners = """app => {
+          const { offset, scale } = app.canvas.ds;
+          const at = (x, y) => [(x + offset[0]) * scale, (y + offset[1]) * scale];
+          const nodes = app.graph.nodes;
+          const least = place => Math.min(...nodes.map(node => node.pos[place]));
+          const most = place => Math.max(...nodes.map(node => node.pos[place] + node.size[place]));
+          return [...at(least(0), least(1) - LiteGraph.NODE_TITLE_HEIGHT), ...at(most(0), most(1))];
+        }"""
+        left, top, right, bottom = self.page.evaluate(f"({corners})({APP})")
+        return round(left) - margin, round(top) - margin, round(right) + margin, round(bottom) + margin
+
     def missing(self) -> list[str]:
         """Types of nodes in the graph that this ComfyUI does not have."""
         known = "node => !window.LiteGraph.registered_node_types[node.type]"
