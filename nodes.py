@@ -762,6 +762,7 @@ class FacesFromBoxes(_Node):
                     "bounding_boxes",
                     optional=True,
                     tooltip="Boxes of ComfyUI's own nodes: for all images, or a list for each.",
+                    extra_dict={"forceInput": True},  # otherwise the front end shows a widget that sends a box
                 ),
                 Detector.Input(
                     "detector",

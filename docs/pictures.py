@@ -106,7 +106,15 @@ def enlarged(image: Image.Image, area: tuple[int, int, int, int], size: int) -> 
 
 
 def marked(image: Image.Image, faces: Faces | None = None) -> Image.Image:
+    """As Preview Faces shows it."""
     return pillow(draw_faces(tensor(image), found(image) if faces is None else faces)[0])
+
+
+def boxed(image: Image.Image, faces: Faces | None = None) -> Image.Image:
+    whole = image.copy()
+    for box in (found(image) if faces is None else faces).box.tolist():
+        ImageDraw.Draw(whole).rectangle(box, outline=(255, 80, 60), width=3)
+    return whole
 
 
 # How they are put together
@@ -216,7 +224,7 @@ def select_faces() -> Image.Image:
     kept = posefr.select_faces(found(good_group()), order="left_to_right", indices="0,2")
     return sheet(
         [("faces, left_to_right", marked(good_group()))],
-        [('faces with the indices "0,2"', marked(good_group(), kept))],
+        [('indices "0,2" keeps these', boxed(good_group(), kept))],
     )
 
 
@@ -278,51 +286,81 @@ def track_faces() -> Image.Image:
     return sheet([(f"frame {4 * i}", pillow(image)) for i, image in enumerate(shown)], height=220)
 
 
-def boxed() -> Image.Image:
-    image = good_group().copy()
-    for box in found(image).box.tolist():
-        ImageDraw.Draw(image).rectangle(box, outline=(255, 80, 60), width=3)
-    return image
+@picture(HELP / "PoseFRFacePartsMask.jpg")
+def face_parts_mask() -> Image.Image:
+    """A drawing that tells which part is which; the networks that find them are not bundled."""
+    colours = {
+        "hat": (214, 120, 90),
+        "hair": (120, 84, 60),
+        "skin": (240, 205, 175),
+        "glasses": (70, 140, 220),
+        "neck": (205, 165, 135),
+    }
+    whole = Image.new("RGB", (420, 340), (235, 235, 235))
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(size=17)
+    pen.rounded_rectangle((55, 70, 245, 270), 80, fill=colours["hair"])
+    pen.polygon([(110, 240), (190, 240), (200, 300), (250, 340), (50, 340), (100, 300)], fill=colours["neck"])
+    pen.ellipse((75, 75, 225, 275), fill=colours["skin"])
+    pen.pieslice((60, 15, 240, 195), 180, 360, fill=colours["hat"])
+    pen.rectangle((40, 100, 260, 116), fill=colours["hat"])
+    for left in (88, 158):
+        pen.rounded_rectangle((left, 140, left + 54, 176), 10, outline=colours["glasses"], width=8)
+        pen.ellipse((left + 21, 152, left + 33, 164), fill=DARK)
+    pen.line((142, 155, 158, 155), fill=colours["glasses"], width=8)
+    pen.line((150, 172, 146, 205, 156, 205), fill=DARK, width=3)
+    pen.arc((115, 205, 185, 245), 20, 160, fill=DARK, width=4)
+    for row, (name, colour) in enumerate(colours.items()):
+        pen.rectangle((300, 70 + 40 * row, 322, 92 + 40 * row), fill=colour)
+        pen.text((332, 81 + 40 * row), name, font=font, anchor="lm", fill=DARK)
+    return whole
 
 
 @picture(HELP / "PoseFRFacesToBoxes.jpg")
 def faces_to_boxes() -> Image.Image:
-    return sheet([("faces", marked(good_group()))], [("boxes", boxed())])
+    return sheet([("faces", marked(good_group()))], [("boxes", boxed(good_group()))])
 
 
 @picture(HELP / "PoseFRFacesFromBoxes.jpg")
 def faces_from_boxes() -> Image.Image:
-    return sheet([("boxes", boxed())], [("faces: with eyes, nose and mouth", marked(good_group()))])
+    return sheet([("boxes", boxed(good_group()))], [("faces: with eyes, nose and mouth", marked(good_group()))])
 
 
 # The thumbnails, from the pictures that the workflows saved
 
 
-def thumbnail(name: str, saved: Image.Image, previewed: Image.Image | None) -> Image.Image:
-    """512 px square."""
-    before = group()
+def thumbnail(name: str, before: np.ndarray, after: np.ndarray, previewed: Image.Image | None) -> Image.Image:
+    """512 px square, from what went in and what came out, [frames, height, width, 3]."""
+    old, new = ([Image.fromarray(frame.astype(np.uint8)) for frame in frames] for frames in (before, after))
     if name == "choose_faces_by_index" and previewed is not None:
         whole = Image.new("RGB", (512, 512), DARK)
-        for top, image in ((32, previewed), (264, saved)):
+        for top, image in ((32, previewed), (264, new[0])):
             whole.paste(image.resize((512, round(512 * image.height / image.width))), (0, top))
+        return whole
+    if len(old) > 1:
+        whole = Image.new("RGB", (512, 512), DARK)
+        for place, frame in enumerate((0, 2, 4, 6)):
+            area = face_area(photos.astronaut(), factor=2.0)
+            area = tuple(v - shift for v, shift in zip(area, (40 + 6 * frame, 2 * frame) * 2, strict=True))
+            both = split(enlarged(old[frame], area, 254), enlarged(new[frame], area, 254))
+            whole.paste(both, (place % 2 * 258, place // 2 * 258))
         return whole
     index = {"restore_faces_step_by_step": 2, "restore_small_faces_after_sampler": 1}.get(name, 0)
     area = face_area(photos.group(), index, factor=2.4)
-    return split(enlarged(before, area, 512), enlarged(saved, area, 512))
+    return split(enlarged(old[0], area, 512), enlarged(new[0], area, 512))
 
 
 def run_examples(server: comfyui_server.Server) -> None:
     offers = server.ask("/object_info")
     for name in examples.NAMES:
-        sent = examples.as_sent(examples.read(name), offers)
-        ready = examples.with_photo(examples.without_sampler(name, sent), "group.png")
-        entry = server.run(ready)
-        by_kind = {node["class_type"]: number for number, node in sent.items()}
+        workflow = examples.ready(name, offers)
+        entry = server.run(workflow)
+        by_kind = {node["class_type"]: number for number, node in workflow.items()}
         saver = next(number for kind, number in by_kind.items() if kind.startswith("Save"))
-        saved = Image.open(server.pictures(entry, saver)[0]).convert("RGB")
+        saved = photos.read_frames(server.pictures(entry, saver)[0])
+        before = photos.read_frames(server.base / "input" / examples.source(name))
         preview = by_kind.get("PoseFRPreviewFaces")
         previewed = Image.open(server.pictures(entry, preview)[0]).convert("RGB") if preview else None
-        write(EXAMPLES / f"{name}.jpg", thumbnail(name, saved, previewed))
+        write(EXAMPLES / f"{name}.jpg", thumbnail(name, before, saved, previewed))
 
 
 def take_screenshot(server: comfyui_server.Server) -> None:
@@ -370,9 +408,7 @@ def main() -> None:
         print(f"no thumbnails and no screenshot: they {comfyui_server.NEEDED.replace('needs', 'need', 1)}")
         return
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "input").mkdir()
-        for name in ("group.png", "example.png"):  # the second is what the examples ask for before the first is picked
-            group().save(Path(folder) / "input" / name)
+        examples.prepare(Path(folder), group())
         with comfyui_server.running(comfyui, Path(folder)) as server:
             run_examples(server)
             take_screenshot(server)

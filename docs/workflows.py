@@ -27,7 +27,7 @@ ROW, WIDGET_ROW, TITLE, GAP = 20, 24, 30, 40  # px in the front end
 WIDTH = 300
 # What a node shows below its widgets once it ran, in px.
 SHOWS = {"LoadImage": 300, "LoadVideo": 300, "SaveImage": 380, "SaveVideo": 380, "PreviewImage": 260}
-SHOWS |= {"PoseFRPreviewFaces": 300}
+SHOWS |= {"PoseFRPreviewFaces": 300, "PoseFRFaceReport": 100}
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 CHECKPOINT_URL = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}"
 
@@ -398,6 +398,7 @@ def choose_faces_by_index(g: Graph) -> None:
     g.add("PoseFRPreviewFaces", wide=420, image=load["IMAGE"], faces=faces["faces"], order="left_to_right")
     g.column()
     select = g.add("PoseFRSelectFaces", faces=faces["faces"], order="left_to_right", indices="0")
+    g.add("PoseFRFaceReport", faces=faces["faces"], images=load["IMAGE"], order="left_to_right")
     g.column()
     paste = _restore(g, load["IMAGE"], select["faces"])
     g.column()
@@ -494,12 +495,85 @@ def sampler_on_face_crops(g: Graph) -> None:
     g.add("SaveImage", wide=420, images=paste["image"], filename_prefix="PoseFR")
 
 
+def restore_faces_in_video(g: Graph) -> None:
+    g.column()
+    load = g.add("LoadVideo", file="example.mp4")
+    g.note(
+        "**Pick your video, then press Run.**\n\nTrack Faces steadies the faces over the frames, so that restored "
+        "faces do not tremble, and gives every person a number. To restore one person alone, put Select Faces behind "
+        "it and type the number into *tracks*.\n\nAll frames are in memory at once: cut long videos into parts.",
+        230,
+    )
+    g.column()
+    parts = g.add("GetVideoComponents", video=load["VIDEO"])
+    faces = _detect(g, parts["images"])
+    track = g.add("PoseFRTrackFaces", faces=faces["faces"])
+    g.column()
+    paste = _restore(g, parts["images"], track["faces"])
+    g.column()
+    video = g.add("CreateVideo", images=paste["image"], audio=parts["audio"], fps=parts["fps"])
+    g.add("SaveVideo", wide=420, video=video["VIDEO"], filename_prefix="video/PoseFR")
+
+
+def keep_hair_and_glasses(g: Graph) -> None:
+    g.column()
+    load = g.add("LoadImage", image="example.png")
+    g.note(
+        "**Pick your photo, then press Run.**\n\nFace Parts Mask tells skin, glasses, hair, hat and neck apart. Only "
+        "what is switched on is pasted; the rest stays as it is in the photo.\n\nIts network is fetched when it is "
+        "first used (parsenet, 85 MB). The help page of the node tells where a file goes that you have already.",
+        230,
+    )
+    g.column()
+    faces = _detect(g, load["IMAGE"])
+    restorer = g.add("PoseFRLoadRestorer")
+    g.column()
+    crop = g.add("PoseFRCropFaces", image=load["IMAGE"], faces=faces["faces"], restorer=restorer["restorer"])
+    restore = g.add("PoseFRRestoreFaces", restorer=restorer["restorer"], images=crop["images"], crops=crop["crops"])
+    g.column()
+    parts = g.add("PoseFRFacePartsMask", crops=crop["crops"], parser="parsenet")
+    paste = g.add(
+        "PoseFRPasteFaces",
+        image=load["IMAGE"],
+        crops=crop["crops"],
+        restored=restore["restored"],
+        crop_masks=parts["masks"],
+        feather=3.0,
+    )
+    g.column()
+    g.add("SaveImage", wide=420, images=paste["image"], filename_prefix="PoseFR")
+
+
+def boxes_from_other_nodes(g: Graph) -> None:
+    g.column()
+    load = g.add("LoadImage", image="example.png")
+    g.note(
+        "**Pick your photo, then press Run.**\n\nFaces From Boxes takes the boxes of any other node: SEGS or BBOX of "
+        "the Impact Pack, or BOUNDING_BOX of ComfyUI's own nodes, and finds eyes, nose and mouth in them.\n\nThe blue "
+        "group stands for that other node: connect yours instead.",
+        220,
+    )
+    g.column()
+    faces = _detect(g, load["IMAGE"])
+    boxes = g.add("PoseFRFacesToBoxes", faces=faces["faces"], image=load["IMAGE"])
+    g.group("Boxes from any node", *g.nodes[-3:])
+    g.column(3 * GAP)
+    back = g.add("PoseFRFacesFromBoxes", image=load["IMAGE"], segs=boxes["segs"])
+    g.column()
+    paste = _restore(g, load["IMAGE"], back["faces"])
+    g.column()
+    g.add("SaveImage", wide=420, images=paste["image"], filename_prefix="PoseFR")
+
+
 WORKFLOWS = [
     restore_faces_one_node,
     restore_faces_step_by_step,
     choose_faces_by_index,
     restore_small_faces_after_sampler,
     sampler_on_face_crops,
+    restore_faces_in_video,
+    keep_hair_and_glasses,
+    boxes_from_other_nodes,
 ]
 
 

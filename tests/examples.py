@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import photos
+import torch
+from PIL import Image
+
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 SAMPLER = ["VAEDecode", "VAEEncode", "KSampler", "EmptyLatentImage", "CLIPTextEncode", "CheckpointLoaderSimple"]
@@ -13,6 +17,8 @@ INSTEAD_OF_SAMPLER = {
     "restore_small_faces_after_sampler": ("LoadImage", {"image": "group.png"}, None),
     "sampler_on_face_crops": ("ImageQuantize", {"colors": 6, "dither": "none"}, ("PoseFRCropFaces", "images", 1)),
 }
+# What a user picks: node, widget, value.
+PICKED = [("LoadImage", "image", "group.png"), ("PoseFRFacePartsMask", "parser", "bisenet")]
 
 
 def read(name: str) -> dict:
@@ -65,9 +71,37 @@ def without_sampler(name: str, workflow: dict) -> dict:
     return {**kept, "instead": {"class_type": kind, "inputs": inputs}}
 
 
-def with_photo(workflow: dict, photo: str) -> dict:
-    """What `as_sent` gave, with `photo` in every Load Image."""
+def ready(name: str, offers: dict) -> dict:
+    """The example `name` in the form that the front end sends, with what `prepare` put there."""
+    workflow = without_sampler(name, as_sent(read(name), offers))
     for node in workflow.values():
-        if node["class_type"] == "LoadImage":
-            node["inputs"]["image"] = photo
+        for kind, widget, value in PICKED:
+            if node["class_type"] == kind:
+                node["inputs"][widget] = value
     return workflow
+
+
+def prepare(base: Path, group: Image.Image | None = None) -> None:
+    """Put what the examples need into a ComfyUI's folders.
+
+    A photo of several people, a clip, and a face parser of random weights, since the true ones are a download: its
+    masks mean nothing.
+    """
+    from posefr.detection.torchvision_repair import ensure_torchvision
+
+    ensure_torchvision()
+    from facexlib.parsing.bisenet import BiSeNet
+
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    (base / "models" / "facexlib").mkdir(parents=True, exist_ok=True)
+    group = photos.group() if group is None else group
+    for name in ("group.png", "example.png"):  # the second is what the examples ask for before the first is picked
+        group.save(base / "input" / name)
+    photos.write_clip(base / "input" / "example.mp4", photos.pan())
+    torch.manual_seed(0)
+    torch.save(BiSeNet(num_class=19).state_dict(), base / "models" / "facexlib" / "parsing_bisenet.pth")
+
+
+def source(name: str) -> str:
+    """The file in the input folder that the example works on."""
+    return "example.mp4" if "video" in name else "group.png"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,3 +42,25 @@ def pan(frames: int = 8, size: int = 384) -> np.ndarray:
         view = portrait[top : top + size, left : left + size]
         clip.append(noise.normal(view, 8).clip(0, 255).astype(np.uint8))
     return np.stack(clip)
+
+
+def write_clip(path: Path, frames: np.ndarray, rate: float = 8.0) -> None:
+    """A video file of [frames, height, width, 3] uint8 RGB."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, frames.shape[2:0:-1])
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """A picture or a video, [frames, height, width, 3] int16 RGB."""
+    if path.suffix != ".mp4":
+        return np.asarray(Image.open(path).convert("RGB"), np.int16)[None]
+    import cv2
+
+    video, frames = cv2.VideoCapture(str(path)), []
+    while (frame := video.read()[1]) is not None:
+        frames.append(frame[..., ::-1])
+    return np.stack(frames).astype(np.int16)

@@ -17,7 +17,12 @@ def read(name: str) -> dict:
 
 def test_there_is_one_for_each_way_to_begin():
     assert {"restore_faces_one_node", "restore_faces_step_by_step", "choose_faces_by_index"} <= set(NAMES)
-    assert {"restore_small_faces_after_sampler", "sampler_on_face_crops"} <= set(NAMES)
+    assert {"restore_small_faces_after_sampler", "sampler_on_face_crops", "restore_faces_in_video"} <= set(NAMES)
+
+
+def test_every_node_is_in_one():
+    used = {node["type"] for name in NAMES for node in read(name)["nodes"]}
+    assert set(json.loads((FOLDER.parent / "node_list.json").read_text(encoding="utf-8"))) <= used
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -51,6 +52,25 @@ def test_the_readme_names_every_node():
     shown = re.findall(r'display_name="(.*) \(PoseFR\)"', (ROOT / "nodes.py").read_text(encoding="utf-8"))
     assert len(shown) > 5
     assert [name for name in shown if f"\n| {name} |" not in readme] == []
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "web" / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_pictures_and_pages_that_a_page_refers_to_are_there(path):
+    referred = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
+    assert [name for name in referred if "://" not in name and not (path.parent / name).is_file()] == []
+
+
+@pytest.mark.parametrize("name", json.loads((ROOT / "node_list.json").read_text(encoding="utf-8")))
+def test_every_help_page_has_a_picture(name):
+    assert f"](images/{name}.jpg)" in (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_pictures_stay_small():
+    pictures = [path for kind in ("*.jpg", "*.png") for path in ROOT.glob(f"[dew]*/**/{kind}")]
+    assert sum(path.stat().st_size for path in pictures) < 2.5e6
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")) + sorted((ROOT / "posefr").rglob("*.py")), ids=str)

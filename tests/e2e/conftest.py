@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import comfyui_server
-import photos
+import examples
 import pytest
 
 
@@ -20,9 +20,7 @@ def server(tmp_path_factory):
     if found is None:
         pytest.skip(comfyui_server.NEEDED)
     base = tmp_path_factory.mktemp("comfyui")
-    (base / "input").mkdir()
-    photos.group().save(base / "input" / "group.png")
-    (base / "input" / "example.png").write_bytes((found.folder / "input" / "example.png").read_bytes())
+    examples.prepare(base)
     with comfyui_server.running(found, base) as running:
         yield running
 
