@@ -125,9 +125,9 @@ class Graph:
                 value = node.values.get(name)
                 entry: dict[str, Any] = {"name": name, "type": kind, "link": None}
                 if isinstance(value, tuple):
-                    source, index, _ = value
+                    source, index, given_kind = value
                     entry["link"] = len(links) + 1
-                    links.append([entry["link"], source.id, index, node.id, place, kind])
+                    links.append([entry["link"], source.id, index, node.id, place, given_kind])
                 elif (node.id, name) in given:
                     entry["link"] = len(links) + 1
                     links.append([entry["link"], -10, given[node.id, name], node.id, place, kind])
