@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from . import detector, restore
+from . import detector, photos, restore
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m posefr.evaluation", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in (("restore", restore), ("detector", detector)):
+    for name, module in (("restore", restore), ("photos", photos), ("detector", detector)):
         command = commands.add_parser(name, help=(module.__doc__ or "").split("\n")[0])
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     status: int = args.run(args)
     return status
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,12 +24,16 @@ from ..restoration import Restorer, load_restorer, restorer_names
 from ..training.degradation import SEVERITIES, Degradation, degrade, draw
 from .metrics import Identity, detail_ratio, landmark_error, psnr, ssim
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "add_restorer_arguments", "apply", "chosen_restorers", "largest_face", "run", "write_csv"]
 
 Image = NDArray[np.uint8]
 _LEVELS = ("mild", "medium", "severe")
 _YAWS = ((0, 20), (20, 45), (45, 181))
 _FIGURES = ("psnr", "ssim", "identity", "landmarks", "detail")
+_CLEAN = "clean"
+_CLEAN_FLOOR = 32.0  # dB; below it fidelity 1 would change faces that need nothing
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--faces", type=Path, default=shared / "data" / "validation", help="aligned faces (default: %(default)s)")
     add("--limit", type=int, default=0, help="how many faces; 0 for all")
     add("--size", type=int, default=256, help="size that faces are compared at, px (default: %(default)s)")
-    add("--restorer", action="append", help="name or path, may be given more than once (default: all bundled)")
+    add_restorer_arguments(parser, shared)
+    add("--csv", type=Path, help="write a row per face, severity and method")
+
+
+def add_restorer_arguments(parser: argparse.ArgumentParser, shared: Path) -> None:
+    """The options that all evaluations of restorers have."""
+    add = parser.add_argument
+    add("--restorer", action="append", help="name or path, may be given more than once (default: all that are found)")
+    add("--models", type=Path, action="append", default=[], help="folder with more restorers, ComfyUI's "
+        "models/facerestore_models for one; may be given more than once")  # fmt: skip
     add("--fidelity", type=float, action="append", help="may be given more than once (default: 1 and 0)")
     add("--reference", type=Path, default=shared / "reference", help="folder of the identity network")
-    add("--detector", default="bundled", help="for the landmark error (default: %(default)s)")
-    add("--csv", type=Path, help="write a row per face, severity and method")
+    add("--detector", default="bundled", help="finds the landmarks (default: %(default)s)")
     add("--sheet", type=Path, help="write a contact sheet, PNG")
+
+
+def chosen_restorers(args: argparse.Namespace) -> list[Restorer]:
+    """The restorers asked for, or all that are bundled or lie in the models folders.
+
+    A file in a models folder that holds no restorer is named and left out.
+    """
+    if args.restorer:
+        return [load_restorer(name, folders=args.models) for name in args.restorer]
+    restorers = []
+    for name in restorer_names(args.models):
+        try:
+            restorers.append(load_restorer(name, folders=args.models))
+        except PoseFRError as error:
+            print(f"left out: {error}")
+    return restorers
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         detector = load_detector(args.detector)
         cases = _cases(args.faces, args.size, args.limit, detector)
-        restorers = [load_restorer(name) for name in args.restorer or restorer_names()]
+        restorers = chosen_restorers(args)
     except PoseFRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -82,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     identity = Identity(network) if network.exists() else None
     if identity is None:
         print(f"No identity network at {network}: the identity column stays empty.")
-    rows = []
+    rows: list[Row] = []
     pictures: dict[tuple[str, str, str], Image] = {}
     for case in tqdm(cases, desc="faces", unit="face"):
         for name, method in methods.items():
@@ -91,14 +120,22 @@ def run(args: argparse.Namespace) -> int:
                          **_measure(picture, case, identity, detector)})  # fmt: skip
             pictures[case.name, case.severity, name] = picture
     _print(rows, list(methods))
+    clean = _clean_rows(restorers, cases, identity)
+    _print_clean(clean)
     if args.csv:
-        with args.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(args.csv, rows + clean)
     if args.sheet:
         _sheet(args.sheet, cases, pictures, list(methods))
     return 0
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows, whose keys are those of the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _cases(folder: Path, size: int, limit: int, detector: Detector) -> list[Case]:
@@ -114,7 +151,7 @@ def _cases(folder: Path, size: int, limit: int, detector: Detector) -> list[Case
     for path in paths[: limit or None]:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         truth = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
-        landmarks = _landmarks(truth, detector)
+        landmarks = largest_face(truth, detector)
         for severity in _LEVELS:
             # The seed is the face's name and the severity, so that a face keeps its degradation in any selection.
             rng = np.random.default_rng(zlib.crc32(f"{path.name} {severity}".encode()))
@@ -123,8 +160,8 @@ def _cases(folder: Path, size: int, limit: int, detector: Detector) -> list[Case
     return cases
 
 
-def _landmarks(image: Image, detector: Detector) -> NDArray[np.float32] | None:
-    """Of the largest face found, px, continuous coordinates."""
+def largest_face(image: Image, detector: Detector) -> NDArray[np.float32] | None:
+    """Landmarks [5, 2] of the largest face found, px, continuous coordinates."""
     faces = detector.detect(torch.from_numpy(image.astype(np.float32) / 255)[None], size=image.shape[0])
     return faces.landmarks[faces.size.argmax()].numpy() if len(faces) else None
 
@@ -139,10 +176,55 @@ def _denoise_and_sharpen(case: Case) -> Image:
 
 
 def _restore(restorer: Restorer, fidelity: float, case: Case) -> Image:
-    image = torch.from_numpy(_bicubic(case).astype(np.float32) / 255)[None]
-    restored = (restorer.restore(image, fidelity=fidelity)[0] * 255).round().to(torch.uint8).cpu().numpy()
-    size = case.truth.shape[0]
-    return restored if len(restored) == size else cv2.resize(restored, (size, size), interpolation=cv2.INTER_AREA)
+    return apply(restorer, fidelity, _bicubic(case))
+
+
+def apply(restorer: Restorer, fidelity: float, image: Image) -> Image:
+    """The restored face, as large as the face [S, S, 3] was."""
+    crops = torch.from_numpy(np.ascontiguousarray(image).astype(np.float32) / 255)[None]
+    restored = (restorer.restore(crops, fidelity=fidelity)[0] * 255).round().to(torch.uint8).cpu().numpy()
+    size = image.shape[0]
+    if len(restored) == size:
+        return restored
+    return cv2.resize(restored, (size, size), interpolation=cv2.INTER_AREA if len(restored) > size else cv2.INTER_CUBIC)
+
+
+def _clean_rows(restorers: Sequence[Restorer], cases: Sequence[Case], identity: Identity | None) -> list[Row]:
+    """Faces as they are through fidelity 1: what a restorer does to a face that needs nothing."""
+    rows: list[Row] = []
+    for case in (case for case in cases if case.severity == _LEVELS[0]):
+        for restorer in restorers:
+            picture = apply(restorer, 1.0, case.truth)
+            same = float("nan")
+            if identity is not None and case.landmarks is not None:
+                same = float(identity.embed(picture, case.landmarks) @ identity.embed(case.truth, case.landmarks))
+            rows.append({
+                "face": case.name, "severity": _CLEAN, "yaw": case.yaw, "method": f"{Path(restorer.name).stem} f=1",
+                "psnr": psnr(picture, case.truth), "ssim": ssim(picture, case.truth), "identity": same,
+                "landmarks": float("nan"), "detail": detail_ratio(picture, case.truth),
+            })  # fmt: skip
+    return rows
+
+
+def _print_clean(rows: Sequence[Row]) -> None:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    if not methods:
+        return
+    print(f"\nclean faces through fidelity 1, {len(rows) // len(methods)} pictures; the floor is {_CLEAN_FLOOR:g} dB")
+    print(f"{'':28}{'PSNR dB':>9}{'lowest':>8}{'SSIM':>8}{'identity':>10}{'detail':>8}")
+    for method in methods:
+        own = [row for row in rows if row["method"] == method]
+        values = {name: np.array([row[name] for row in own], float) for name in _FIGURES}
+        lowest = values["psnr"].min()
+        similar, same, detail = (_mean(values[name]) for name in ("ssim", "identity", "detail"))
+        below = int((values["psnr"] < _CLEAN_FLOOR).sum())
+        note = f"   {below} below the floor" if below else ""
+        print(f"{method:28}{values['psnr'].mean():9.2f}{lowest:8.2f}{similar:8.3f}{same:10.3f}{detail:8.2f}{note}")
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Without what could not be measured; NaN where nothing could."""
+    return float(np.nanmean(values)) if len(values) and not np.isnan(values).all() else float("nan")
 
 
 def _measure(picture: Image, case: Case, identity: Identity | None, detector: Detector) -> dict[str, float]:
@@ -152,19 +234,18 @@ def _measure(picture: Image, case: Case, identity: Identity | None, detector: De
         if identity is not None:
             same = identity.embed(picture, case.landmarks) @ identity.embed(case.truth, case.landmarks)
             figures["identity"] = float(same)
-        found = _landmarks(picture, detector)
+        found = largest_face(picture, detector)
         # A face that is no longer found counts as an error of half the distance from eyes to mouth.
         figures["landmarks"] = 0.5 if found is None else landmark_error(found, case.landmarks)
     figures["detail"] = detail_ratio(picture, case.truth)
     return figures
 
 
-def _print(rows: Sequence[dict[str, float | str]], methods: Sequence[str]) -> None:
-    def mean(name: str, chosen: Sequence[dict[str, float | str]]) -> float:
-        values = np.array([row[name] for row in chosen], float)
-        return float(np.nanmean(values)) if len(values) and not np.isnan(values).all() else float("nan")
+def _print(rows: Sequence[Row], methods: Sequence[str]) -> None:
+    def mean(name: str, chosen: Sequence[Row]) -> float:
+        return _mean(np.array([row[name] for row in chosen], float))
 
-    def table(title: str, chosen: Sequence[dict[str, float | str]]) -> None:
+    def table(title: str, chosen: Sequence[Row]) -> None:
         if not chosen:
             return
         print(f"\n{title}, {len(chosen) // len(methods)} pictures")
@@ -180,6 +261,18 @@ def _print(rows: Sequence[dict[str, float | str]], methods: Sequence[str]) -> No
         title = f"|yaw| {low} to {high} degrees" if high < 180 else f"|yaw| above {low} degrees"
         table(title, [row for row in rows if low <= abs(float(row["yaw"])) < high])
     table("all", rows)
+
+    print("\nPSNR gain over the degraded input, dB")
+    bands = {"all": (0, 181), "|yaw| <= 20": (0, 20), "|yaw| > 20": (20, 181)}
+    print(f"{'':28}" + "".join(f"{title:>13}" for title in bands))
+    for method in methods[1:]:
+        cells = ""
+        for low, high in bands.values():
+            band = [row for row in rows if low <= abs(float(row["yaw"])) < high]
+            gain = mean("psnr", [row for row in band if row["method"] == method])
+            gain -= mean("psnr", [row for row in band if row["method"] == methods[0]])
+            cells += f"{gain:+13.2f}" if band else f"{'-':>13}"
+        print(f"{method:28}{cells}")
 
 
 def _sheet(

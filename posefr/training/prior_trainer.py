@@ -127,7 +127,7 @@ class _PriorTrainer:
         self.averaged = copy.deepcopy(self.prior).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.prior.parameters(), lr=recipe.learning_rate, betas=(0.0, 0.99))
         augment = Augmentation(recipe.augment)
-        self.judge = Judge(prior.config.size, recipe.learning_rate, recipe.r1, processes, recipe.bf16, augment)
+        self.judge = Judge(prior.config.size, recipe.discriminator_rate, recipe.r1, processes, recipe.bf16, augment)
         self.path_length = PathLength()
         self.journal = Journal(out / "prior-log.jsonl")
         self.steps, self.seconds = 0, 0.0

@@ -1,0 +1,130 @@
+"""Evaluation of restorers: measures, clean faces, real photos, and the files that are written."""
+
+from __future__ import annotations
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from fakes import FakeDetector
+from networks import SMALL, awake
+
+from posefr.evaluation import photos, restore
+from posefr.evaluation.__main__ import main
+from posefr.evaluation.metrics import detail_ratio, landmark_error, psnr, ssim
+from posefr.restoration.checkpoint import save_network
+from posefr.restoration.network import PoseFRNet
+
+
+def picture(seed: int, size: int = 96) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(40, 215, (12, 12, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def detector(monkeypatch) -> FakeDetector:
+    fake = FakeDetector()
+    for module in (restore, photos):
+        monkeypatch.setattr(module, "load_detector", lambda name: fake)
+    return fake
+
+
+def test_measures_are_right_on_known_errors():
+    truth = picture(0)
+    shifted = np.clip(truth.astype(int) + 10, 0, 255).astype(np.uint8)
+    assert psnr(shifted, truth) == pytest.approx(20 * np.log10(255 / 10), abs=0.1)
+    assert psnr(truth, truth) == 100
+    assert ssim(truth, truth) == pytest.approx(1)
+    noise = np.random.default_rng(1).integers(0, 255, truth.shape, dtype=np.uint8)
+    assert detail_ratio(noise, noise) == pytest.approx(1)
+    assert detail_ratio(cv2.GaussianBlur(noise, (0, 0), 2), noise) < 0.1
+    points = np.array([[30, 40], [60, 40], [45, 55], [35, 70], [55, 70]], np.float32)
+    assert landmark_error(points + np.array((3, 0), np.float32), points) == pytest.approx(0.1)
+
+
+def test_restorers_are_compared_and_clean_faces_get_rows_of_their_own(tmp_path, detector, capsys):
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    for seed in range(2):
+        cv2.imwrite(str(faces / f"{seed}.png"), picture(seed))
+    (faces / "manifest.csv").write_text("file,yaw\n0.png,3\n1.png,-40\n")
+    models = tmp_path / "models"
+    models.mkdir()
+    save_network(PoseFRNet(SMALL), models / "same.safetensors", {})
+    save_network(awake(PoseFRNet(SMALL)), models / "own.safetensors", {})
+    (models / "broken.safetensors").write_bytes(b"nothing")
+    table, sheet = tmp_path / "out" / "rows.csv", tmp_path / "out" / "sheet.png"
+    status = main(["restore", "--faces", str(faces), "--models", str(models), "--size", "64", "--fidelity", "1",
+                   "--reference", str(tmp_path), "--csv", str(table), "--sheet", str(sheet)])  # fmt: skip
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert "left out: broken.safetensors" in printed
+    assert "the floor is 32 dB" in printed
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    methods = {row["method"] for row in rows}
+    assert {"degraded (bicubic)", "Lanczos", "denoise + unsharp", "same f=1", "own f=1", "posefr-256 f=1"} <= methods
+    clean = {row["method"]: float(row["psnr"]) for row in rows if row["severity"] == "clean"}
+    assert clean["same f=1"] > 50
+    assert clean["own f=1"] < 32
+    assert printed.count("below the floor") == 1
+    by_severity = [
+        np.mean([float(row["psnr"]) for row in rows if (row["method"], row["severity"]) == ("same f=1", severity)])
+        for severity in ("mild", "medium", "severe")
+    ]
+    assert by_severity == sorted(by_severity, reverse=True)
+    gain = next(line for line in printed.split("PSNR gain")[1].splitlines() if line.startswith("same f=1"))
+    assert [abs(float(cell)) for cell in gain.split()[2:]] == pytest.approx([0, 0, 0], abs=0.05)
+    assert cv2.imread(str(sheet)).shape[1] == 160 * (3 * 4 + 1)
+
+
+def test_photos_without_a_truth_are_measured_against_themselves(tmp_path, detector, capsys):
+    for group in ("aligned_lq", "whole_lq"):
+        (tmp_path / group).mkdir()
+        cv2.imwrite(str(tmp_path / group / "a.png"), picture(len(group), 128))
+    (tmp_path / "whole_lq" / "broken.png").write_bytes(b"nothing")
+    save_network(PoseFRNet(SMALL), tmp_path / "same.safetensors", {})
+    table, sheet = tmp_path / "rows.csv", tmp_path / "sheet.png"
+    options = ["photos", "--photos", str(tmp_path), "--restorer", str(tmp_path / "same.safetensors"), "--size", "64",
+               "--fidelity", "1", "--reference", str(tmp_path), "--csv", str(table), "--sheet", str(sheet)]  # fmt: skip
+    assert main(options) == 0
+    printed = capsys.readouterr().out
+    assert "aligned_lq, 1 faces of 128 to 128 px" in printed
+    assert "whole_lq, 2 faces of" in printed
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["face"] for row in rows] == ["a.png", "a.png 1", "a.png 0"], "the larger face comes first"
+    assert all(float(row["detail"]) == pytest.approx(1, abs=0.05) for row in rows)
+    assert all(float(row["colour"]) < 0.1 for row in rows)
+    assert cv2.imread(str(sheet)).shape[1] == 3 * 2 * 192
+
+
+def test_faces_of_a_photo_are_cut_out_with_their_landmarks(tmp_path, detector):
+    folder = tmp_path / "whole_lq"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), picture(0, 128))
+    small, large = photos.find_faces(folder, 64, detector)
+    assert small.image.shape == large.image.shape == (64, 64, 3)
+    assert large.side == pytest.approx(1.5 * small.side)
+    eyes = small.landmarks[:2].mean(0)
+    assert eyes[0] == pytest.approx(32, abs=0.01)
+    assert 0 < eyes[1] < 32
+
+
+def test_a_colour_shift_and_lost_detail_are_seen():
+    noise = np.random.default_rng(1).integers(50, 200, (64, 64, 3), dtype=np.uint8)
+    face = photos.Face("whole_lq", "a", noise, None, 64.0)
+    redder = noise.copy()
+    redder[..., 0] += 20
+    assert photos.measure(redder, face, None)["colour"] == pytest.approx(20)
+    figures = photos.measure(cv2.GaussianBlur(noise, (0, 0), 2), face, None)
+    assert figures["detail"] < 0.1
+    assert np.isnan(figures["identity"])
+
+
+def test_a_folder_without_faces_is_told_in_one_line(tmp_path, detector, capsys):
+    assert main(["photos", "--photos", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: No face was found in {tmp_path}")
+    assert main(["restore", "--faces", str(tmp_path)]) == 1
+    assert "There are no face pictures" in capsys.readouterr().err
