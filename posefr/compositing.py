@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import memory
 from .color import COLOR_MATCHES, match_color
 from .errors import PoseFRError
-from .geometry import Crops, apply_transform, check_images, invert_similarity, resample, sample_crops
+from .geometry import Crops, apply_transform, check_images, invert_similarity, sample_crops
 from .masks import MASK_SHAPES, face_outline, feather_inwards, grow_mask, shape_distance, shape_extent, soft_edge
+from .resampling import resample
 
 __all__ = ["paste_faces"]
 
@@ -87,8 +89,8 @@ def paste_faces(
     transforms = crops.transforms.cpu().double() * (size / crops.size)
     transforms[:, :, :2] /= _enlargement(images, crops)
     outlines = face_outline(crops.faces.landmarks.to(device), crops.transforms.to(device), crops.size)
-    out = images.clone()
-    coverage = torch.zeros(images.shape[:3], device=device)
+    out = memory.copy(images)
+    coverage = memory.zeros(images.shape[:3], device)
     first = torch.zeros(1, dtype=torch.int64)
     # Fewer crop px to an image px: larger in the image, nearer, on top.
     for place in sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: place.scale):
@@ -109,21 +111,43 @@ def paste_faces(
         coverage[region] += weight
 
         picture = match_color(restored[i].to(device, torch.float32), crops.images[i].to(device), color_match)
-        below = images[region][:, :, :3].float().nan_to_num(0, 0, 0)
         keep = min(max(3 - 2 * place.scale, 0.0), 1.0)
         if keep:
             own = sample_crops(images[frame : frame + 1], first, transforms[i : i + 1], size)[0]
             picture = picture - keep * own
-        rectangle = (place.left, place.top, place.width, place.height)
-        face = resample(picture.movedim(2, 0)[None], place.matrix, rectangle)[0].movedim(0, 2).contiguous()
-        if keep:
-            face.add_(below, alpha=keep)
-        weight = weight[:, :, None] * strength
-        change = face.clamp_(0, 1).sub_(below).mul_(weight)
-        result = out[region][:, :, :3]
-        mixed = change.add_(result.float().nan_to_num(0, 0, 0)).to(result.dtype)
-        result.copy_(torch.where(weight > 0, mixed, result))
+        face = resample(picture, place.matrix, (place.left, place.top, place.width, place.height))
+        _blend(out[region][:, :, :3], images[region][:, :, :3].float(), face, keep, weight.mul_(strength))
     return out, coverage
+
+
+def _blend(result: Tensor, below: Tensor, face: Tensor, keep: float, weight: Tensor) -> None:
+    """Add to a region of the output [h, w, 3] what turns the input into the face; where the weight is 0 every bit stays.
+
+    Args:
+        result: the output's region, changed in place: the input, or what was pasted on it before.
+        below: the input's region, float32.
+        face: what to paste, float32, less the share `keep` of the input; used up.
+        weight: [h, w].
+    """
+    plain = _is_plain(below)
+    if not plain:
+        below = below.nan_to_num(0, 0, 0)
+    if keep:
+        face.add_(below, alpha=keep)
+    change = face.clamp_(0, 1).sub_(below).mul_(weight[:, :, None])
+    if plain:
+        result.add_(change)
+    else:
+        mixed = change.add_(result.float().nan_to_num(0, 0, 0)).to(result.dtype)
+        result.copy_(torch.where(weight[:, :, None] > 0, mixed, result))
+
+
+def _is_plain(pixels: Tensor) -> bool:
+    """Whether all are finite and none is below 0 or -0: then adding 0 changes no bit. Told on the CPU alone."""
+    if pixels.device.type != "cpu":
+        return False  # where() costs little there, an answer would have to be waited for
+    low, high = pixels.contiguous().view(torch.int32).aminmax()
+    return int(low) >= 0 and int(high) < 0x7F800000  # the bits of infinity
 
 
 def _check_restored(crops: Crops, restored: Tensor) -> None:

@@ -11,11 +11,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from . import memory
 from .errors import PoseFRError
 from .faces import Faces
+from .resampling import kernel_reach, resample
 
 __all__ = [
     "FRAMES",
@@ -25,7 +26,6 @@ __all__ = [
     "check_images",
     "crop_faces",
     "invert_similarity",
-    "resample",
     "sample_crops",
     "transform_scale",
 ]
@@ -44,8 +44,6 @@ _TEMPLATE5_SIZE = 512.0
 
 # A face whose landmarks fall together still gets a crop of some extent, so that no transform is ever singular.
 _MIN_SIDE = 1.0
-
-_LOBES = 4  # of the Lanczos kernel
 
 
 def alignment_transform(landmarks: Tensor, size: int, frame: str = "ffhq") -> Tensor:
@@ -223,7 +221,7 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
         PoseFRError: a frame index outside the batch.
     """
     height, width = images.shape[1:3]
-    crops = torch.empty((len(transforms), size, size, 3), dtype=torch.float32, device=images.device)
+    crops = memory.empty((len(transforms), size, size, 3), images.device)
     frames = frame_index.tolist()
     if frames and not 0 <= min(frames) <= max(frames) < images.shape[0]:
         raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {images.shape[0]} images.")
@@ -231,10 +229,9 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
         step = math.hypot(matrix[0][0], matrix[1][0])
         left, right, fold_x = _source_span(*_reach(matrix[0], size), width, step)
         top, bottom, fold_y = _source_span(*_reach(matrix[1], size), height, step)
-        region = images[frames[i], top:bottom, left:right, :3].movedim(2, 0)[None].float()
+        region = images[frames[i], top:bottom, left:right, :3].float()
         mirror = (width if fold_x else 0, height if fold_y else 0)
-        crop = resample(region, matrix, (0, 0, size, size), corner=(left, top), mirror=mirror)
-        crops[i] = crop[0].movedim(0, 2)
+        resample(region, matrix, (0, 0, size, size), corner=(left, top), mirror=mirror, out=crops[i])
     return crops.nan_to_num_(0, 0, 0).clamp_(0, 1)
 
 
@@ -256,97 +253,7 @@ def _source_span(low: float, high: float, length: int, step: float) -> tuple[int
             min(max(low, 0.0), 2 * length - high) if high > length else 0.0,
             max(min(high, length), -low) if low < 0 else float(length),
         )
-    margin = (_LOBES + 2) * max(step, 1.0) + 2  # taps of the low-pass filter and of the interpolation
+    margin = kernel_reach(step)
     first = min(max(math.floor(low - margin), 0), length - 1)
     last = max(min(math.ceil(high + margin), length), first + 1)
     return first, last, leaves
-
-
-def resample(
-    source: Tensor,
-    matrix: list[list[float]],
-    target: tuple[int, int, int, int],
-    *,
-    corner: tuple[int, int] = (0, 0),
-    mirror: tuple[int, int] = (0, 0),
-) -> Tensor:
-    """Sample a picture on a rectangle of another one's pixels, sharp and without aliasing.
-
-    Where a target pixel spans no more than one source pixel, this is an interpolation: Lanczos with four lobes to twice
-    the source's resolution, bicubic from there. Where it spans more, the source is low-pass filtered by a Lanczos
-    kernel of the target's resolution, and then interpolated; what spans more than two source pixels is reduced to two
-    first.
-
-    Args:
-        source: [1, C, h, w] float32, a window of a picture, or all of it; its border pixels go on outside it.
-        matrix: two rows of three numbers, the similarity from target coordinates to the picture's.
-        target: x, y, width and height of the rectangle in target px.
-        corner: x and y of the window's first pixel in the picture.
-        mirror: width and height of the picture, to fold coordinates at its borders; 0 where that is not needed.
-
-    Returns:
-        [1, C, height, width] float32.
-    """
-    height, width = source.shape[2:]
-    step = math.hypot(matrix[0][0], matrix[1][0])
-    if step <= 1:
-        source = _double(source)
-    else:
-        if step > 2:
-            smaller = (max(1, round(2 * height / step)), max(1, round(2 * width / step)))
-            source = F.interpolate(source, size=smaller, mode="bicubic", antialias=True, align_corners=False)
-        source = _low_pass(source, min(step, 2.0))
-    left, top, columns, rows = target
-    x = torch.arange(columns, dtype=torch.float32, device=source.device) + (left + 0.5)
-    y = torch.arange(rows, dtype=torch.float32, device=source.device) + (top + 0.5)
-    grid = torch.empty((1, rows, columns, 2), device=source.device)
-    for axis, (along_x, along_y, shift) in enumerate(matrix):
-        period, first, length = mirror[axis], corner[axis], (width, height)[axis]
-        if period:
-            place = (along_x * x)[None, :] + (along_y * y + shift)[:, None]
-            place = period - (place.remainder(2 * period) - period).abs() - first
-        else:
-            place = (along_x * x)[None, :] + (along_y * y + (shift - first))[:, None]
-        grid[0, :, :, axis] = place.mul_(2 / length).sub_(1)
-    return F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)
-
-
-def _double(pictures: Tensor) -> Tensor:
-    """Lanczos interpolation [N, C, h, w] to [N, C, 2h, 2w]; border pixels go on outside."""
-    offsets = torch.arange(-_LOBES, _LOBES + 1, dtype=torch.float64)
-    for axis in (2, 3):
-        taps = _shifted(pictures, axis, _LOBES)
-        halves = [_weighted_sum(taps, _lanczos(offsets + shift)) for shift in (0.25, -0.25)]
-        pictures = torch.stack(halves, dim=axis + 1).flatten(axis, axis + 1)
-    return pictures
-
-
-def _low_pass(pictures: Tensor, step: float) -> Tensor:
-    """Take from [N, C, h, w] what samples `step` px apart cannot show; border pixels go on outside."""
-    radius = math.ceil(_LOBES * step) - 1
-    weights = _lanczos(torch.arange(-radius, radius + 1, dtype=torch.float64) / step)
-    for axis in (2, 3):
-        pictures = _weighted_sum(_shifted(pictures, axis, radius), weights)
-    return pictures
-
-
-def _shifted(pictures: Tensor, axis: int, radius: int) -> list[Tensor]:
-    """Views of [N, C, h, w], shifted along an axis by -radius to radius px."""
-    pad = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
-    padded = F.pad(pictures, pad, mode="replicate")
-    return [padded.narrow(axis, i, pictures.shape[axis]) for i in range(2 * radius + 1)]
-
-
-def _lanczos(distance: Tensor) -> list[float]:
-    """The kernel at some distances, summing to 1."""
-    kernel = torch.sinc(distance) * torch.sinc(distance / _LOBES) * (distance.abs() < _LOBES)
-    return (kernel / kernel.sum()).tolist()
-
-
-def _weighted_sum(taps: list[Tensor], weights: list[float]) -> Tensor:
-    """A short filter as a sum of slices: on a CPU eight times as fast as a convolution with groups."""
-    total = taps[0] * weights[0]
-    for tap, weight in zip(taps[1:], weights[1:], strict=True):
-        if weight:
-            total.add_(tap, alpha=weight)
-    return total
