@@ -121,7 +121,7 @@ def paste_faces(
 
 
 def _blend(result: Tensor, below: Tensor, face: Tensor, keep: float, weight: Tensor) -> None:
-    """Add to a region of the output [h, w, 3] what turns the input into the face; where the weight is 0 every bit stays.
+    """Add to a region of the output [h, w, 3] what turns the input into the face; at weight 0 every bit stays.
 
     Args:
         result: the output's region, changed in place: the input, or what was pasted on it before.

@@ -1,9 +1,9 @@
 """Sampling a picture under a similarity, sharp and without aliasing: by OpenCV on the CPU, by torch elsewhere.
 
-Where a target pixel spans no more than one source pixel, the source is interpolated, by a bicubic kernel. Where it spans
-more, the source is low-pass filtered first by a Lanczos kernel of the target's resolution; what spans more than three
-source pixels is reduced to two before. A source that is much enlarged is doubled by a Lanczos kernel first, in torch any
-that is enlarged: there the time does not matter so much.
+Where a target pixel spans no more than one source pixel, the source is interpolated, by a bicubic kernel. Where it
+spans more, the source is low-pass filtered first by a Lanczos kernel of the target's resolution; what spans more than
+three source pixels is reduced to two before. A source that is much enlarged is doubled by a Lanczos kernel first, in
+torch any that is enlarged: there the time does not matter so much.
 """
 
 from __future__ import annotations
@@ -55,15 +55,19 @@ def resample(
     height, width = source.shape[:2]
     step = math.hypot(matrix[0][0], matrix[1][0])
     if step > _SHRINK_ABOVE:
-        smaller = [max(1, round(_SHRINK_TO * length / step)) for length in (height, width)]
-        planes = source.movedim(2, 0)[None]
-        planes = F.interpolate(planes, size=smaller, mode="bicubic", antialias=True, align_corners=False)
-        source, step = planes[0].movedim(0, 2), _SHRINK_TO
+        source, step = _reduced(source, step), _SHRINK_TO
     if source.device.type == "cpu" and _suits_opencv((height, width), matrix, target, corner, mirror):
         sampled = _resample_opencv(source, (height, width), step, matrix, target, corner, mirror, out)
     else:
         sampled = _resample_torch(source, (height, width), step, matrix, target, corner, mirror)
     return sampled if out is None or sampled is out else out.copy_(sampled)
+
+
+def _reduced(source: Tensor, step: float) -> Tensor:
+    """[h, w, 3] at such a size that a target pixel, which spans `step` px now, spans two."""
+    smaller = [max(1, round(_SHRINK_TO * length / step)) for length in source.shape[:2]]
+    planes = source.movedim(2, 0)[None]
+    return F.interpolate(planes, size=smaller, mode="bicubic", antialias=True, align_corners=False)[0].movedim(0, 2)
 
 
 def _suits_opencv(
@@ -98,7 +102,7 @@ def _resample_opencv(
     mirror: tuple[int, int],
     out: Tensor | None,
 ) -> Tensor:
-    """As `resample`; `size` is the window's height and width in the picture's px, which may be more than the source's."""
+    """As `resample`; `size` is the window's height and width in px of the picture; the source may have fewer."""
     import cv2
     import numpy as np
 
