@@ -1,12 +1,14 @@
-"""Nodes that the host tests put into their ComfyUI: slow networks, too little memory, loaders as other packs have."""
+"""Nodes that the host tests put into their ComfyUI: slow networks, too little memory, what other packs have."""
 
 import copy
 import dataclasses
 import gc
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import folder_paths
+import numpy as np
 import torch
 from aiohttp import web
 from server import PromptServer
@@ -103,6 +105,50 @@ class BareFaceRestoreModel:
         return (network.eval(),)
 
 
+SEG = namedtuple(
+    "SEG",
+    ["cropped_image", "cropped_mask", "confidence", "crop_region", "bbox", "label", "control_net_wrapper"],
+    defaults=[None],
+)
+
+
+class MakeSegs:
+    """SEGS of the Impact Pack's structure, with one square."""
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"image": ("IMAGE",), "x": ("INT",), "y": ("INT",), "side": ("INT",)}}
+    )
+    RETURN_TYPES = ("SEGS",)
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    def make(self, image, x, y, side):
+        region = [x, y, x + side, y + side]
+        mask = np.ones((side, side), np.float32)
+        seg = SEG(None, mask, np.array([0.75], np.float32), region, np.array(region, np.float32), "face")
+        return (((image.shape[1], image.shape[2]), [seg]),)
+
+
+class PaintSegs:
+    """Inverts what the masks of SEGS cover."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"image": ("IMAGE",), "segs": ("SEGS",)}})
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "paint"
+    CATEGORY = "tests"
+
+    def paint(self, image, segs):
+        (height, width), found = segs
+        assert (height, width) == tuple(image.shape[1:3])
+        painted = image.clone()
+        for seg in found:
+            x0, y0, x1, y1 = seg.crop_region
+            mask = torch.from_numpy(np.array(seg.cropped_mask))[None, :, :, None]
+            theirs = torch.from_numpy(seg.cropped_image)
+            painted[:, y0:y1, x0:x1] = theirs * (1 - mask) + (1 - theirs) * mask
+        return (painted,)
+
+
 @PromptServer.instance.routes.get("/tests/networks")
 async def networks(_):
     """How many of each network of ours are in memory."""
@@ -116,4 +162,6 @@ NODE_CLASS_MAPPINGS = {
     "TestSlowRestorer": SlowRestorer,
     "TestSlowDetector": SlowDetector,
     "TestBareFaceRestoreModel": BareFaceRestoreModel,
+    "TestSegs": MakeSegs,
+    "TestPaintSegs": PaintSegs,
 }
