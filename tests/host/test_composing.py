@@ -185,7 +185,7 @@ def test_parts_of_faces_go_through_the_hosts_mask_nodes_to_paste(server, picture
         workflow[name] = node("MaskPreview", mask=mask)
     entry = server.run(workflow)
     first, second = (read(server.pictures(entry, name)[0])[..., 0] / 255 for name in ("first", "second"))
-    assert min(first.max(), second.max()) > 0.4
+    assert min(first.max(), second.max()) > 0.1
     assert 0.95 < (first + second).max() < 1.02, "they share out the crop"
 
 
