@@ -20,9 +20,9 @@ _SIZE_RATIO = 2.0  # a face that changes its size by more from one frame to the 
 _FILLED_SCORE = 0.0
 _FILLED_WEIGHT = 0.01  # in a smoothing window, where a face that was seen has its score
 
-_WINDOW = 3.0  # standard deviations to either side
-_LINE_BELOW = 5  # faces in a track: fewer are fitted by a line, since a parabola would follow their noise
-_RIDGE = 1e-6
+_REACH = 0.45  # how stiff the curve is for each frame of smoothing, see `_smooth`
+_STIFFEST = 60.0  # frames of smoothing: beyond that a curve is a parabola anyway, and no longer exact in doubles
+_LINE_BELOW = 5  # faces in a track: fewer are drawn towards a line, since a parabola would follow their noise
 _FURTHEST = 0.05  # of the face's size: what moves further is motion, not noise
 
 
@@ -143,15 +143,16 @@ def _hidden(made: Faces, seen: Faces) -> Tensor:
 def smooth_faces(faces: Faces, *, sigma: float = 4.0) -> Faces:
     """Steady the landmarks and boxes of each track, so that crops and masks do not tremble.
 
-    A local regression: at each frame a parabola in time is fitted to the track's faces, weighted by a Gaussian window
-    and by score, and read off there (Cleveland 1979, without the robust step, which takes quick motion for outliers).
-    Frames before and after count alike, so nothing lags, at the ends of a track neither; steady pans, zooms and
-    accelerations come out as they went in. A face that would move by more than 5 per cent of its size, and more than
-    is usual in its track, is moved by no more than that: sudden motion is followed.
+    A penalised fit (Whittaker 1923, Eilers 2003): each coordinate becomes the curve that is nearest to the faces, which
+    count by their score, and whose third differences from frame to frame are small. Frames before and after count
+    alike, so nothing lags, at the ends of a track neither; steady pans, zooms and accelerations come out as they went
+    in. A face that would move by more than 5 per cent of its size, and more than is usual in its track, is moved by no
+    more than that: sudden motion is followed.
 
     Args:
         faces: from `track_faces`; faces without a track stay as they are.
-        sigma: standard deviation of the window in frames; 0 returns the faces as they are.
+        sigma: how many frames to either side steady a face; motion that comes and goes within fewer than about three
+            times as many is taken for trembling. 0 returns the faces as they are.
 
     Returns:
         The same faces in the same order with other boxes, landmarks and, where it was known, pose.
@@ -171,7 +172,7 @@ def smooth_faces(faces: Faces, *, sigma: float = 4.0) -> Faces:
         rows = rows[frames[rows].argsort()]
         if bool((frames[rows].diff() == 0).any()):
             raise PoseFRError(f"Track {name} has two faces in one frame; track the faces of these frames anew.")
-        change = _regress(frames[rows], points[rows], weight[rows], sigma) - points[rows]
+        change = _smooth(frames[rows], points[rows], weight[rows], sigma) - points[rows]
         moved = change[:, 2:].square().sum(dim=2).mean(dim=1).sqrt()
         limit = (_FURTHEST * size[rows]).clamp_min(3 * float(moved.median()))
         points[rows] += change * (limit / moved.clamp_min(1e-9)).clamp_max(1)[:, None, None]
@@ -181,23 +182,27 @@ def smooth_faces(faces: Faces, *, sigma: float = 4.0) -> Faces:
     return replace(faces, box=points[:, :2].flatten(1), landmarks=landmarks, pose=pose)
 
 
-def _regress(frames: Tensor, points: Tensor, weight: Tensor, sigma: float) -> Tensor:
-    """Local regression of points [N, 7, 2] at ascending frames [N] with weights [N]; the values at these frames."""
+def _smooth(frames: Tensor, points: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    """The curve through points [N, 7, 2] at ascending frames [N] with weights [N]; its values at these frames.
+
+    It minimises weight * (curve - points)^2 + stiffness * (its third differences)^2, a system with seven diagonals.
+    Motion of f periods a frame is halved where 2 sin(pi f) = 1 / (_REACH * sigma).
+    """
+    from scipy.linalg import solveh_banded
+
+    order = 2 if len(frames) < _LINE_BELOW else 3
+    if len(frames) <= order:
+        return points
     time = frames - frames[0]
     length = int(time[-1]) + 1
-    radius = min(math.ceil(_WINDOW * sigma), length - 1)
-    values = points.new_zeros(length + 2 * radius, points[0].numel())
-    weights = points.new_zeros(length + 2 * radius)
-    values[time + radius], weights[time + radius] = points.flatten(1), weight
-    offset = torch.arange(2 * radius + 1)
-    window = time[:, None] + offset
-    u = (offset - radius) / sigma
-    basis = torch.stack([u**power for power in range(2 if len(frames) < _LINE_BELOW else 3)], dim=1).double()
-    weighted = (weights[window] * torch.exp(-u.square() / 2))[:, :, None] * basis
-    normal = weighted.transpose(1, 2) @ basis
-    # Where a window holds too few faces for slope and curvature, these come out as small as may be.
-    ridge = torch.ones(basis.shape[1], dtype=torch.float64)
-    ridge[0] = 0
-    normal = normal + _RIDGE * normal[:, :1, :1] * torch.diag(ridge)
-    right = weighted.transpose(1, 2) @ (values[window] - points.flatten(1)[:, None])
-    return points + torch.linalg.solve(normal, right)[:, 0].view_as(points)
+    stiffness = (_REACH * min(sigma, _STIFFEST)) ** (2 * order)
+    difference = [(-1) ** k * math.comb(order, k) for k in range(order + 1)]
+    diagonals = points.new_zeros(order + 1, length)  # the main one and those below it
+    values = points.new_zeros(length, points[0].numel())
+    diagonals[0, time], values[time] = weight, weight[:, None] * points.flatten(1)
+    for first in range(order + 1):
+        for second in range(first, order + 1):
+            factor = stiffness * difference[first] * difference[second]
+            diagonals[second - first, first : first + length - order] += factor
+    curve = torch.from_numpy(solveh_banded(diagonals.numpy(), values.numpy(), lower=True))
+    return curve[time].view_as(points)

@@ -133,7 +133,7 @@ def test_smoothing_calms_the_crop_at_least_three_times(clip: Faces) -> None:
     assert rms(before.diff(dim=0)) > 1
     assert rms(after.diff(dim=0)) < rms(before.diff(dim=0)) / 5
     assert rms(after) < rms(before) / 1.5
-    assert after.mean(dim=0).norm(dim=1).max() < 1
+    assert (after.mean(dim=0) - before.mean(dim=0)).norm(dim=1).max() < 0.05
     for seen, smooth in zip(before.split(20), after.split(20), strict=True):  # no drift in any third of the clip
         assert (seen.mean(dim=0) - smooth.mean(dim=0)).norm(dim=1).max() < 1
 
@@ -205,7 +205,26 @@ def test_mistakes_are_named(clip: Faces) -> None:
         smooth_faces(Faces.cat([twice, twice]))
 
 
-def test_a_photo_panned_zoomed_and_noisy_as_the_detector_sees_it() -> None:
+def test_a_short_clip_that_gathers_speed_and_stops_is_followed_to_its_ends() -> None:
+    """24 frames of a pan that reaches 6 px a frame: without noise no corner is off by 1 px, at the ends neither."""
+    frames = torch.arange(24)
+    phase = frames / 23 * math.pi
+    short = at(
+        frames, 120 + 46.8 * (1 - phase.cos()), 200 + 24 * phase.sin(), 90 * 1.8 ** (frames / 59), 15 * phase.sin()
+    )
+    truth = corners(short)
+    assert (corners(smooth_faces(track_faces(short))) - truth).norm(dim=2).max() < 1
+    before, after = [], []
+    for seed in range(4):
+        tracked = track_faces(noisy(short, 1.0, seed))
+        before.append(corners(tracked) - truth)
+        after.append(corners(smooth_faces(tracked)) - truth)
+    assert rms(torch.stack(after).diff(dim=1)) < rms(torch.stack(before).diff(dim=1)) / 5
+    assert rms(torch.stack(after)) < rms(torch.stack(before)) / 2
+
+
+@pytest.mark.parametrize("count", [24, 48])
+def test_a_photo_panned_zoomed_and_noisy_as_the_detector_sees_it(count: int) -> None:
     """The crop's corners, taken back into the photo, tremble less; in no third of the clip do they drift by 1 px."""
     from PIL import Image
 
@@ -217,7 +236,7 @@ def test_a_photo_panned_zoomed_and_noisy_as_the_detector_sees_it() -> None:
     with Image.open(path) as opened:
         photo = torch.frombuffer(bytearray(opened.convert("RGB").tobytes()), dtype=torch.uint8)
         photo = photo.view(1, opened.height, opened.width, 3).float() / 255
-    count, size = 48, 224
+    size = 224
     time = torch.linspace(0, 1, count)
     scale = 0.36 * 1.25**time
     shift = torch.stack([10 + 24 * time - 0.09 * 256 * time, 30 - 20 * time], dim=1)
@@ -235,5 +254,5 @@ def test_a_photo_panned_zoomed_and_noisy_as_the_detector_sees_it() -> None:
 
     before, after = in_photo(raw), in_photo(smooth_faces(raw))
     assert rms(after.diff(dim=0)) < rms(before.diff(dim=0)) / 3
-    for seen, smooth in zip(before.split(16), after.split(16), strict=True):
+    for seen, smooth in zip(before.split(count // 3), after.split(count // 3), strict=True):
         assert (seen.mean(dim=0) - smooth.mean(dim=0)).norm(dim=1).max() < 1
