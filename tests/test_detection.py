@@ -100,6 +100,28 @@ def test_angles_find_a_turned_face_once_and_its_eyes_by_name(detector, astronaut
     assert abs(roll) < 15
 
 
+def test_tiles_find_faces_that_the_shrunk_picture_hides_each_once(detector, astronaut):
+    shrunk = (154, 154)
+    small = torch.nn.functional.interpolate(astronaut.permute(0, 3, 1, 2), shrunk, antialias=True, mode="bicubic")
+    small = small.clamp(0, 1)[0, :, :80, :110].permute(1, 2, 0)  # a head of about 29 px
+    picture = torch.full((1, 1500, 2400, 3), 0.5)
+    corners = [(150, 200), (530, 180), (1240, 700), (2200, 1380), (1750, 440), (560, 950)]  # some across the seams
+    for x, y in corners:
+        picture[0, y : y + 80, x : x + 110] = small
+    eyes = (ASTRONAUT_EYES * 0.3 + torch.tensor(corners)[:, None]).sort(dim=0).values
+    assert len(detector.detect(picture, size=640)) < len(corners)
+    faces = detector.detect(picture, size=640, tile=512)
+    assert len(faces) == len(corners)
+    assert (faces.landmarks[:, :2].sort(dim=0).values - eyes).norm(dim=2).max() < 0.3 * 0.3 * EYE_DISTANCE
+    turned = detector.detect(torch.rot90(picture, 1, dims=(1, 2)), size=640, tile=512, angles=(270,))
+    assert len(turned) == len(corners)
+
+
+def test_tiles_change_nothing_in_a_picture_that_is_seen_in_full(detector, astronaut):
+    plain, tiled = detector.detect(astronaut), detector.detect(astronaut, tile=128)
+    assert torch.equal(plain.box, tiled.box)
+
+
 def test_chunks_are_reported_and_can_be_interrupted(detector, astronaut):
     seen: list[tuple[int, int]] = []
     images = astronaut[:, ::4, ::4].expand(3, -1, -1, -1)
@@ -139,6 +161,7 @@ def test_any_picture_size_works(detector):
         (torch.zeros(1, 8, 8, 3), {"batch": 0}, "batch"),
         (torch.zeros(1, 8, 8, 3), {"angles": (45,)}, "angles"),
         (torch.zeros(1, 8, 8, 3), {"angles": ()}, "angles"),
+        (torch.zeros(1, 8, 8, 3), {"tile": 64}, "Tiles of 64 px"),
     ],
 )
 def test_wrong_arguments_are_named(detector, images, options, words):

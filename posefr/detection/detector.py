@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from torch.nn import functional
 from ..errors import PoseFRError
 from ..faces import Faces
 from ..pose import estimate_pose
+from .fusion import fused
 from .inference import Candidates, find_candidates
 from .networks import build_network
-from .releases import BUNDLED, RELEASES, cache_folder, find_file, names_in
+from .releases import BUNDLED, RELEASES, SECOND_LOOK, cache_folder, find_file, names_in
 from .releases import download as fetch
-from .suppression import suppress
+from .second_look import CROP, SecondLook, crop_transforms, cut_out, load_second_look, look_again
+from .suppression import same_face, suppress
 from .weights import architecture_of, read_state, read_weights
 
 __all__ = ["Detector", "detector_names", "load_detector"]
@@ -25,6 +28,10 @@ _TILTED = 45.0  # degrees of roll above which another of the angles sees the fac
 _TILT_PENALTY = 0.5
 _LARGE_VIEW = 448  # px; a face that fills a larger view is beyond the sizes that the bundled network learnt
 _LARGE_FACE = 256.0  # px; faces from here on are taken from the view at half size
+_BENEFIT_OF_DOUBT = 2.0  # by how much the first look's logit may lie below the threshold where there is a second look
+_LEAST_TILE = 128  # px
+_TILE_OVERLAP = 0.25  # of a tile's side
+_SEAM = 3.0  # px; a find so near to a tile's inner border is cut by it, and found whole elsewhere
 
 
 class Detector:
@@ -33,11 +40,16 @@ class Detector:
     Attributes:
         name: what it was loaded as.
         network: the RetinaFace module. A host may move it between devices; it is used where its parameters are.
+            Its weights stay as they are: on a CPU a copy is used.
+        second_look: judges each find once more and places its landmarks; None: the first look stands. It follows the
+            network from device to device.
     """
 
-    def __init__(self, name: str, network: nn.Module) -> None:
+    def __init__(self, name: str, network: nn.Module, second_look: SecondLook | None = None) -> None:
         self.name = name
         self.network = network.eval()
+        self.second_look = second_look
+        self._fused: nn.Module | None = None
 
     @torch.inference_mode()
     def detect(
@@ -47,6 +59,7 @@ class Detector:
         threshold: float = 0.5,
         size: int = 640,
         angles: Sequence[int] = (0,),
+        tile: int = 0,
         batch: int = 8,
         on_chunk: Callable[[int, int], None] | None = None,
     ) -> Faces:
@@ -58,6 +71,8 @@ class Detector:
             size: px; images whose longer side is larger are scaled down to it first, with antialiasing. 0: never.
             angles: degrees, of 0, 90, 180 and 270: the images are looked at turned by each, and a face seen several
                 times is given once. Its landmarks are named as they are when it stands upright.
+            tile: px; images that `size` scales down are also looked at unscaled, in overlapping squares of this side,
+                for faces that are too small otherwise. What squares and whole image both show is given once. 0: not.
             batch: how many images go through the network at a time.
             on_chunk: called with chunks done and chunks in all; may raise to stop.
 
@@ -67,30 +82,42 @@ class Detector:
         Raises:
             PoseFRError: images of another shape, or an argument outside its range.
         """
-        _check(images, threshold, size, angles, batch)
+        _check(images, threshold, size, angles, tile, batch)
         frames, height, width, _ = images.shape
         starts = range(0, frames, batch)
         total, done = len(starts) * len(angles), 0
+        least = threshold
+        if self.second_look is not None:
+            least = float(torch.sigmoid(torch.logit(torch.tensor(threshold), 1e-6) - _BENEFIT_OF_DOUBT))
         sets = []
         for start in starts:
-            chunk = _shrink(images[start : start + batch], size, self._device())
+            whole = images[start : start + batch]
+            chunk = _shrink(whole, size, self._device())
             small = chunk.shape[3], chunk.shape[2]
             scale = torch.tensor([width / small[0], height / small[1]], device=chunk.device)
+            tiled = tile if chunk.shape[2:] != whole.shape[1:3] else 0
             views = []
             for angle in angles:
-                turned = torch.rot90(chunk, k=angle // 90, dims=(2, 3))
-                views.append([_turn_back(c, angle, small) for c in self._look(turned, threshold)])
+                found = self._look(torch.rot90(chunk, k=angle // 90, dims=(2, 3)), least)
+                if tiled:
+                    found = [
+                        _join_tiles(coarse, self._look_in_tiles(image, angle, least, tiled), _swap(scale, angle))
+                        for coarse, image in zip(found, whole, strict=True)
+                    ]
+                views.append([_turn_back(c, angle, small) for c in found])
                 done += 1
                 if on_chunk is not None:
                     on_chunk(done, total)
             for offset, seen in enumerate(zip(*views, strict=True)):
                 merged = _merge(seen, angles)
+                merged = self._look_again(merged, chunk[offset : offset + 1], whole[offset], scale, threshold)
                 sets.append((start + offset, merged, scale))
         return _faces(sets, (height, width), frames, images.device)
 
     def _look(self, images: Tensor, threshold: float) -> list[Candidates]:
         """B sets from one view [B, 3, H, W]; faces that nearly fill a large view are looked for at half its size."""
-        found = find_candidates(self.network, images, threshold)
+        network = self._quickest()
+        found = find_candidates(network, images, threshold)
         if max(images.shape[2:]) < _LARGE_VIEW:
             return found
         height, width = images.shape[2:]
@@ -98,8 +125,62 @@ class Detector:
         scale = torch.tensor([width / half.shape[3], height / half.shape[2]], device=images.device)
         return [
             _join(fine, coarse, scale)
-            for fine, coarse in zip(found, find_candidates(self.network, half, threshold), strict=True)
+            for fine, coarse in zip(found, find_candidates(network, half, threshold), strict=True)
         ]
+
+    def _look_in_tiles(self, image: Tensor, angle: int, threshold: float, tile: int) -> Candidates:
+        """One set from the squares of an image [H, W, 3] turned by `angle`, in px of the turned image."""
+        turned = torch.rot90(image, k=angle // 90, dims=(0, 1))
+        height, width = turned.shape[:2]
+        network = self._quickest()
+        parts: list[Candidates] = []
+        for y in _tile_starts(height, tile):
+            for x in _tile_starts(width, tile):
+                square = turned[None, y : y + tile, x : x + tile]
+                seen = find_candidates(network, _shrink(square, 0, self._device()), threshold)[0]
+                box = seen.boxes
+                cut = (box[:, 0] < _SEAM) & (x > 0) | (box[:, 2] > square.shape[2] - _SEAM) & (x + tile < width)
+                cut |= (box[:, 1] < _SEAM) & (y > 0) | (box[:, 3] > square.shape[1] - _SEAM) & (y + tile < height)
+                # What is larger than the overlap may be cut in every square; the whole image shows it.
+                cut |= (box[:, 2:] - box[:, :2]).amax(1) > 1.5 * _TILE_OVERLAP * tile
+                corner = torch.tensor([x, y], device=box.device)
+                parts.append(Candidates(box[~cut] + corner.repeat(2), seen.landmarks[~cut] + corner, seen.scores[~cut]))
+        return Candidates(*(torch.cat([getattr(p, k) for p in parts]) for k in ("boxes", "landmarks", "scores")))
+
+    def _look_again(
+        self, found: Candidates, view: Tensor, image: Tensor, scale: Tensor, threshold: float
+    ) -> Candidates:
+        """What stands a second look: faces as large as its crops are cut from the view, smaller ones from the image.
+
+        Args:
+            found: in px of the view.
+            view: [1, 3, h, w] on the network's device.
+            image: [H, W, 3], which the view is a copy of.
+            scale: [2], the image's px in one of the view's.
+            threshold: 0..1, the least score.
+        """
+        if self.second_look is None:
+            return found
+        network = self.second_look.to(view.device)
+        transforms = crop_transforms(found.boxes, found.landmarks)
+        crops = torch.empty((len(transforms), 3, CROP, CROP), device=view.device)
+        fine = (torch.hypot(transforms[:, 0, 0], transforms[:, 0, 1]) > 1) & (scale > 1).any()
+        crops[~fine] = cut_out(view, transforms[~fine])
+        if fine.any():
+            larger = crop_transforms(found.boxes[fine] * scale.repeat(2), found.landmarks[fine] * scale)
+            crops[fine] = cut_out(image.permute(2, 0, 1)[None], larger.to(image.device)).to(view.device)
+        again = look_again(network, crops, transforms, found)
+        again = _pick(again, again.scores >= threshold)
+        return _pick(again, same_face(again.landmarks))
+
+    def _quickest(self) -> nn.Module:
+        """The network, or on a CPU its quicker copy, made when it is first asked for."""
+        parameter = next(self.network.parameters())
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+            return self.network
+        if self._fused is None:
+            self._fused = fused(self.network)
+        return self._fused
 
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
@@ -138,7 +219,8 @@ def load_detector(
         raise PoseFRError(f"{path} holds a RetinaFace {architecture}, expected was {name}; replace the file.")
     network = build_network(architecture)
     read_weights(network, path, architecture, state)
-    return Detector(name, network if device is None else network.to(device))
+    again = load_second_look(SECOND_LOOK) if name == "bundled" and SECOND_LOOK.is_file() else None
+    return Detector(name, network if device is None else network.to(device), again)
 
 
 def _locate(name: str, folders: list[Path], download: bool, progress: Callable[[int, int], None] | None) -> Path:
@@ -162,7 +244,7 @@ def _locate(name: str, folders: list[Path], download: bool, progress: Callable[[
     )
 
 
-def _check(images: Tensor, threshold: float, size: int, angles: Sequence[int], batch: int) -> None:
+def _check(images: Tensor, threshold: float, size: int, angles: Sequence[int], tile: int, batch: int) -> None:
     if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
         raise PoseFRError(f"Images of the shape {list(images.shape)} were given; expected were [B, H, W, 3].")
     if not images.is_floating_point():
@@ -171,6 +253,8 @@ def _check(images: Tensor, threshold: float, size: int, angles: Sequence[int], b
         raise PoseFRError(
             f"threshold {threshold}, size {size}, batch {batch}: expected were 0..1, 0 or more, and 1 or more."
         )
+    if tile and tile < _LEAST_TILE:
+        raise PoseFRError(f"Tiles of {tile} px were asked for; expected was {_LEAST_TILE} px or more, or 0 for none.")
     if not angles or any(angle not in (0, 90, 180, 270) for angle in angles):
         raise PoseFRError(f"The angles {list(angles)} were given; expected were some of 0, 90, 180 and 270.")
 
@@ -188,6 +272,32 @@ def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
 
 def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
     return functional.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _pick(found: Candidates, chosen: Tensor) -> Candidates:
+    return Candidates(found.boxes[chosen], found.landmarks[chosen], found.scores[chosen])
+
+
+def _swap(scale: Tensor, angle: int) -> Tensor:
+    """The scales [2] of x and y for a picture turned by `angle`."""
+    return scale.flip(0) if angle in (90, 270) else scale
+
+
+def _tile_starts(length: int, tile: int) -> list[int]:
+    """Where squares start that cover a length, evenly spread, overlapping by at least a quarter of their side."""
+    if length <= tile:
+        return [0]
+    count = math.ceil((length - tile) / ((1 - _TILE_OVERLAP) * tile)) + 1
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def _join_tiles(coarse: Candidates, fine: Candidates, scale: Tensor) -> Candidates:
+    """One set, in px of the view, from the view and the squares of its image; `scale` [2] is the image's px in one."""
+    boxes = torch.cat((coarse.boxes, fine.boxes / scale.repeat(2)))
+    landmarks = torch.cat((coarse.landmarks, fine.landmarks / scale))
+    scores = torch.cat((coarse.scores, fine.scores))
+    kept = suppress(boxes, scores)
+    return Candidates(boxes[kept], landmarks[kept], scores[kept])
 
 
 def _join(fine: Candidates, coarse: Candidates, scale: Tensor) -> Candidates:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from ..errors import PoseFRError
 
-__all__ = ["BUNDLED", "RELEASES", "Release", "cache_folder", "download", "find_file", "names_in"]
+__all__ = ["BUNDLED", "RELEASES", "SECOND_LOOK", "Release", "cache_folder", "download", "find_file", "names_in"]
 
 BUNDLED = Path(__file__).resolve().parents[1] / "weights" / "detector.safetensors"
+SECOND_LOOK = BUNDLED.with_name("second_look.safetensors")
 _SUFFIXES = (".safetensors", ".pth")
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,24 @@ from ..detection.priors import prior_boxes
 from ..detection.suppression import overlaps
 from ..detection.weights import read_weights, write_weights
 from ..errors import PoseFRError
+from ..pose import estimate_pose
 from .detector_canvas import Canvas, compose, mirror
 from .detector_degradation import degrade
 from .detector_loss import Targets, detection_loss, match
-from .detector_photos import Photo, load_photos, read_manifest
+from .detector_photos import Photo, load_faceless, load_photos, read_manifest
 
-__all__ = ["calibrate", "main", "score_canvases", "train"]
+__all__ = [
+    "average", "calibrate", "held_out_canvases", "load_stock", "main", "pixels", "score_canvases", "train",
+    "turned_more_often",
+]  # fmt: skip
 
 _ARCHITECTURE = "mobile0.25"
 _BOX_WEIGHT = 1.0
 _LANDMARK_WEIGHT = 0.5
 _LEAST_SEEN = 9.0  # px of detail left in a face, below which it is neither face nor background
 _HELD_OUT = 40  # every 40th photo is kept for the score that the log shows
+_LARGE_EVERY = 8  # every 8th step has a quarter of the canvases at twice the size, for large faces
+_TURNED = ((20.0, 2), (45.0, 5))  # degrees of yaw, and how often a photo turned by more is taken instead of once
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Recipe:
 def _batch(photos: Sequence[Photo], seed: int, step: int, size: int, count: int) -> tuple[Tensor, list[Targets]]:
     """The canvases of one step [B, 3, S, S] RGB 0..1, and their targets; both depend on seed and step alone."""
     rng = np.random.default_rng((seed, step))
+    if step % _LARGE_EVERY == 0 and count >= 4:
+        size, count = 2 * size, count // 4
     priors = prior_boxes(size, size)
     images, targets = [], []
     for _ in range(count):
@@ -75,16 +84,27 @@ def _batch(photos: Sequence[Photo], seed: int, step: int, size: int, count: int)
         sure = canvas.sure & (canvas.sizes() >= _LEAST_SEEN * loss)
         boxes, landmarks = torch.from_numpy(canvas.boxes), torch.from_numpy(canvas.landmarks)
         targets.append(match(boxes, landmarks, torch.from_numpy(sure), priors))
-        images.append(_pixels(image))
+        images.append(pixels(image))
     return torch.stack(images), targets
 
 
-def _pixels(image: np.ndarray) -> Tensor:
+def turned_more_often(photos: Sequence[Photo]) -> list[Photo]:
+    """The photos, those whose subject is turned several times over."""
+    landmarks = [torch.from_numpy(p.landmarks[0]) if len(p.landmarks) else torch.full((5, 2), nan) for p in photos]
+    yaws = estimate_pose(torch.stack(landmarks))[:, 0].abs().tolist()
+    more: list[Photo] = []
+    for photo, yaw in zip(photos, yaws, strict=True):
+        more += [photo] * max((times for least, times in _TURNED if yaw > least), default=1)
+    return more
+
+
+def pixels(image: np.ndarray) -> Tensor:
+    """[3, H, W] RGB 0..1 of [H, W, 3] BGR uint8."""
     return torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1).float() / 255
 
 
 @torch.no_grad()
-def _average(ema: nn.Module, network: nn.Module, decay: float) -> None:
+def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the average of the weights, and of the normalisation's statistics, towards the network's."""
     own = dict(ema.state_dict())
     for name, value in network.state_dict().items():
@@ -104,7 +124,7 @@ def score_canvases(network: nn.Module, canvases: Sequence[Canvas], threshold: fl
     found = wanted = false = 0
     errors: list[float] = []
     for canvas in canvases:
-        answer = find_candidates(network, _pixels(canvas.image)[None], threshold)[0]
+        answer = find_candidates(network, pixels(canvas.image)[None], threshold)[0]
         boxes = torch.from_numpy(canvas.boxes)
         common = overlaps(answer.boxes, boxes)
         area = (answer.boxes[:, 2:] - answer.boxes[:, :2]).prod(1)
@@ -129,8 +149,8 @@ def score_canvases(network: nn.Module, canvases: Sequence[Canvas], threshold: fl
     }
 
 
-def _held_out_canvases(photos: Sequence[Photo], size: int) -> list[Canvas]:
-    """Fixed canvases, every second of them spoilt, of photos that are not trained on."""
+def held_out_canvases(photos: Sequence[Photo], size: int) -> list[Canvas]:
+    """60 canvases, always the same, every second of them spoilt, of photos that are not trained on."""
     rng = np.random.default_rng(2205)
     canvases = []
     for i in range(60):
@@ -164,7 +184,14 @@ def calibrate(network: Any, canvases: Sequence[Canvas], false_per_canvas: float)
     return shift
 
 
-def train(photos: Sequence[Photo], recipe: Recipe, out: Path, metadata: dict[str, str], resume: bool) -> nn.Module:
+def train(
+    photos: Sequence[Photo],
+    recipe: Recipe,
+    out: Path,
+    metadata: dict[str, str],
+    resume: bool,
+    faceless: Sequence[Photo] = (),
+) -> nn.Module:
     """Train until the time budget is spent; returns the averaged network.
 
     Args:
@@ -173,6 +200,7 @@ def train(photos: Sequence[Photo], recipe: Recipe, out: Path, metadata: dict[str
         out: folder for the state, the log and the weights; made if absent.
         metadata: strings stored with the weights.
         resume: go on from `out`/state.pt; time already spent counts against the budget.
+        faceless: pictures without faces; one thing in eight that are no faces is a part of them.
 
     Raises:
         PoseFRError: too few photos, or nothing to resume from.
@@ -199,8 +227,9 @@ def train(photos: Sequence[Photo], recipe: Recipe, out: Path, metadata: dict[str
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["seconds"]
 
-    held_out = _held_out_canvases(photos[::_HELD_OUT], recipe.canvas)
-    learnt = [p for i, p in enumerate(photos) if i % _HELD_OUT]
+    held_out = held_out_canvases(photos[::_HELD_OUT], recipe.canvas)
+    learnt = turned_more_often([p for i, p in enumerate(photos) if i % _HELD_OUT])
+    learnt += [p for p in faceless for _ in range(max(1, len(learnt) // (7 * len(faceless))))]
     started, budget, saved = time.monotonic() - spent, recipe.minutes * 60, spent
     sums: dict[str, float] = {}
     with (out / "log.jsonl").open("a", encoding="utf-8") as log:
@@ -220,7 +249,7 @@ def train(photos: Sequence[Photo], recipe: Recipe, out: Path, metadata: dict[str
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), 10.0))
             if math.isfinite(norm):
                 optimizer.step()
-                _average(ema, network, min(recipe.ema, (1 + step) / (10 + step)))
+                average(ema, network, min(recipe.ema, (1 + step) / (10 + step)))
             step += 1
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
@@ -275,11 +304,33 @@ def _save(
     write_weights(ema, _ARCHITECTURE, out / "detector.safetensors", facts)
 
 
+def load_stock(faces: Path, reference: Path, faceless: Path | None, every: int = 1) -> tuple[list[Photo], list[Photo]]:
+    """The labelled photos of a folder with a manifest.csv, and the pictures without faces of another one.
+
+    Args:
+        faces: the folder of photos.
+        reference: RetinaFace mobile0.25 weights that label them.
+        faceless: the other folder, if there is one.
+        every: take every n-th photo only.
+
+    Raises:
+        PoseFRError: a file is missing or cannot be read.
+    """
+    network = build_network(_ARCHITECTURE)
+    read_weights(network, reference, _ARCHITECTURE)
+    rows = read_manifest(faces)[::every]
+    photos = list(load_photos(faces, rows, network))
+    empty = list(load_faceless(faceless, network)) if faceless else []
+    print(f"{len(photos)} of {len(rows)} photos labelled, {len(empty)} pictures without faces", flush=True)
+    return photos, empty
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m posefr.training.detector", description="Trains a face detector.")
     add = parser.add_argument
     add("--faces", type=Path, required=True, help="folder of face photos with a manifest.csv")
     add("--reference", type=Path, required=True, help="RetinaFace mobile0.25 weights that label the photos")
+    add("--faceless", type=Path, help="folder of any pictures; those without a face show what a face is not")
     add("--out", type=Path, required=True, help="folder for the state, the log and the weights")
     add("--minutes", type=float, default=90.0, help="time budget of the training itself (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the state in --out")
@@ -321,18 +372,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         not args.float32, args.save_every, args.false_per_canvas,
     )  # fmt: skip
     try:
-        reference = build_network(_ARCHITECTURE)
-        read_weights(reference, args.reference, _ARCHITECTURE)
-        rows = read_manifest(args.faces)[:: args.every]
-        photos = list(load_photos(args.faces, rows, reference))
-        print(f"{len(photos)} of {len(rows)} photos labelled", flush=True)
+        photos, faceless = load_stock(args.faces, args.reference, args.faceless, args.every)
         metadata = {
             "provenance": "trained from random weights by posefr.training.detector",
             "data": f"{len(photos)} face photos of {args.faces.name}",
             "licence": args.licence,
             "recipe": f"canvas {args.canvas}, batch {args.batch}, rate {args.rate}, seed {args.seed}",
         }
-        train(photos, recipe, args.out, metadata, args.resume)
+        train(photos, recipe, args.out, metadata, args.resume, faceless)
     except PoseFRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ __all__ = ["Canvas", "compose", "mirror", "transform_boxes"]
 Generator = np.random.Generator
 
 SMALLEST = 10.0  # px, the square root of a box's area; what is smaller is neither face nor background
+LARGEST = 500.0  # px
 _COVERED, _HIDDEN = 0.35, 0.75  # a face covered by less is a face, by more is none, between the two may be one
 _MIRRORED_POINTS = [1, 0, 2, 4, 3]
 
@@ -43,18 +44,20 @@ class Canvas:
 def compose(photos: Sequence[Photo], rng: Generator, size: int = 320) -> Canvas:
     """A canvas of size x size px from photos; the same generator state gives the same canvas."""
     kind = rng.random()
-    canvas = _background(photos, rng, size)
-    if kind < 0.12:  # one photo, large
-        return _finish(canvas, size)
+    if kind < 0.1:
+        return _finish(_side_by_side(photos, rng, size), size)
     if kind < 0.18:  # no face
         canvas = Canvas(_faceless(photos, rng, size))
         for _ in range(rng.integers(0, 6)):
             _add_distractor(canvas, photos, rng)
         return _finish(canvas, size)
+    canvas = _background(photos, rng, size)
+    if kind < 0.28:  # one photo, large
+        return _finish(canvas, size)
     crowd = rng.random() < 0.35
-    low, high = (SMALLEST, 44.0) if crowd else (SMALLEST, 0.6 * size)
+    low, high = (SMALLEST, 44.0) if crowd else (SMALLEST, min(0.78 * size, LARGEST))
     area = 0.0
-    for _ in range(rng.integers(6, 22) if crowd else rng.integers(1, 10)):
+    for _ in range(rng.integers(6, 31) if crowd else rng.integers(1, 10)):
         side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         area += (1.8 * side / size) ** 2
         if area > 1.0:
@@ -91,7 +94,7 @@ def _finish(canvas: Canvas, size: int) -> Canvas:
     visible = np.prod(inside[:, 2:] - inside[:, :2], axis=1) / np.maximum(canvas.sizes() ** 2, 1e-6)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     whole = (visible > 0.6) & ((centre > 0) & (centre < size)).all(1)
-    fits = (canvas.sizes() >= SMALLEST) & (canvas.sizes() <= 1.2 * size)
+    fits = (canvas.sizes() >= SMALLEST) & (canvas.sizes() <= min(1.2 * size, LARGEST))
     seen = visible > 0.05
     sure = (canvas.sure & whole & fits)[seen]
     return Canvas(canvas.image, boxes[seen], canvas.landmarks[seen], sure)
@@ -118,10 +121,21 @@ def _warp(image: NDArray, matrix: NDArray[np.float64], width: int, height: int, 
 
 
 def _angle(rng: Generator) -> float:
+    """Degrees: most heads stand, some lean to 60, few lie or are upside down."""
     kind = rng.random()
-    if kind < 0.7:
+    if kind < 0.66:
         return float(rng.normal(0, 12))
-    return float(rng.uniform(-45, 45) if kind < 0.92 else rng.uniform(-100, 100))
+    if kind < 0.9:
+        return float(rng.uniform(-60, 60))
+    return float(rng.uniform(-110, 110) if kind < 0.95 else rng.normal(180, 15))
+
+
+def _subject(photos: Sequence[Photo], rng: Generator) -> Photo:
+    """One of the photos that show a face."""
+    while True:
+        photo = photos[int(rng.integers(len(photos)))]
+        if len(photo.boxes):
+            return photo
 
 
 def _recolour(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
@@ -142,7 +156,7 @@ def _background(photos: Sequence[Photo], rng: Generator, size: int) -> Canvas:
 
 def _photo_background(photos: Sequence[Photo], rng: Generator, size: int) -> Canvas:
     """A photo that covers the canvas, with its faces as labels; sometimes its subject's face is covered up."""
-    photo = photos[int(rng.integers(len(photos)))]
+    photo = _subject(photos, rng)
     height, width = photo.image.shape[:2]
     least = 1.05 * size / min(height, width)
     scale = least * float(np.exp(rng.uniform(0, 0.9)))
@@ -156,6 +170,32 @@ def _photo_background(photos: Sequence[Photo], rng: Generator, size: int) -> Can
     if rng.random() < 0.25:
         for box in canvas.boxes.copy():
             _cover(canvas, photos, rng, box)
+    return canvas
+
+
+def _side_by_side(photos: Sequence[Photo], rng: Generator, size: int) -> Canvas:
+    """Photos cheek by cheek in two or three columns, one or two rows: what lies between two faces is none."""
+    columns, rows = int(rng.integers(2, 4)), int(rng.integers(1, 3))
+    canvas = Canvas(_faceless(photos, rng, size))
+    width, height = size // columns, size // rows
+    for row in range(rows):
+        for column in range(columns):
+            photo = _subject(photos, rng)
+            box = photo.boxes[0]
+            scale = float(rng.uniform(0.6, 1.05)) * width / float(box[2] - box[0])
+            target = np.array([width, height]) / 2 + rng.normal(0, 0.06, 2) * width
+            matrix = _similarity(scale, float(rng.normal(0, 8)), (box[:2] + box[2:]) / 2, target)
+            layer = _recolour(_warp(photo.image, matrix, width, height, cv2.BORDER_REPLICATE), rng)
+            corner = np.array([column * width, row * height])
+            canvas.image[corner[1] : corner[1] + height, corner[0] : corner[0] + width] = layer
+            matrix[:, 2] += corner
+            landmarks = (photo.landmarks[:1] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+            box = transform_boxes(photo.boxes[:1], matrix)
+            low, high = np.maximum(box[0, :2], corner), np.minimum(box[0, 2:], corner + np.array([width, height]))
+            uncut = np.prod(np.maximum(high - low, 0)) > (1 - _COVERED) * np.prod(box[0, 2:] - box[0, :2])
+            canvas.boxes = np.concatenate((canvas.boxes, box))
+            canvas.landmarks = np.concatenate((canvas.landmarks, landmarks))
+            canvas.sure = np.append(canvas.sure, uncut)
     return canvas
 
 
@@ -181,11 +221,13 @@ def _faceless(photos: Sequence[Photo], rng: Generator, size: int) -> NDArray[np.
         if rng.random() < 0.3:
             image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(2, 12)))
         return image
-    if kind < 0.78:  # soft blotches, the size of faces among others
+    if kind < 0.74:  # soft blotches, the size of faces among others
         cells = int(rng.integers(2, 24))
         coarse = rng.integers(0, 256, (cells, cells, 3)).astype(np.uint8)
         image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
-    elif kind < 0.9:  # a gradient
+    elif kind < 0.86:
+        image = _clouds(rng, size)
+    elif kind < 0.94:  # a gradient
         corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
         image = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     else:
@@ -193,6 +235,19 @@ def _faceless(photos: Sequence[Photo], rng: Generator, size: int) -> NDArray[np.
     if rng.random() < 0.5:
         _draw_shapes(image, rng)
     return image
+
+
+def _clouds(rng: Generator, size: int) -> NDArray[np.uint8]:
+    """Noise of many scales, stretched one way or not: fur, bark, stone, water, folds."""
+    fall, stretch = rng.uniform(0.4, 0.9), np.exp(rng.uniform(-1.5, 1.5))
+    image = np.zeros((size, size, 3), np.float32)
+    for octave in range(1, 8):
+        cells = np.clip((2**octave * np.array([stretch**0.5, stretch**-0.5])).astype(int), 2, size)
+        noise = rng.standard_normal((cells[0], cells[1], 3), dtype=np.float32)
+        noise += 2 * rng.standard_normal((cells[0], cells[1], 1), dtype=np.float32)
+        image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC) * fall**octave
+    image = image / image.std() * rng.uniform(15, 60) + rng.uniform(40, 215, 3)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _draw_shapes(image: NDArray[np.uint8], rng: Generator) -> None:
@@ -217,7 +272,13 @@ def _draw_shapes(image: NDArray[np.uint8], rng: Generator) -> None:
 
 
 def _margin(photos: Sequence[Photo], rng: Generator, width: int, height: int) -> NDArray[np.uint8]:
-    """A part of a photo without any face: hair, clothes, hands, rooms, landscapes; enlarged or turned to fit."""
+    """A part of a photo without any face: hair, clothes, hands, rooms, landscapes; enlarged or turned to fit.
+
+    Now and then it is a part of a face too small to be one, an eye or a cheek, or a face whose parts lie in disorder.
+    """
+    kind = rng.random()
+    if kind < 0.14:
+        return cv2.resize(_no_face(photos, rng, kind < 0.07), (width, height), interpolation=cv2.INTER_LINEAR)
     for _ in range(20):
         photo = photos[int(rng.integers(len(photos)))]
         rows, columns = photo.image.shape[:2]
@@ -227,6 +288,8 @@ def _margin(photos: Sequence[Photo], rng: Generator, width: int, height: int) ->
         high = np.minimum(corner + side, photo.boxes[:, 2:])
         shared = np.prod(np.maximum(high - low, 0), axis=1)
         area = np.prod(photo.boxes[:, 2:] - photo.boxes[:, :2], axis=1)
+        if not len(area) and rng.random() < 0.5:
+            corner, side = np.zeros(2), np.array([columns, rows], np.float64)
         if (shared < 0.04 * area).all():
             x, y = (int(v) for v in corner)
             part = photo.image[y : y + max(4, int(side[1])), x : x + max(4, int(side[0]))]
@@ -234,6 +297,25 @@ def _margin(photos: Sequence[Photo], rng: Generator, width: int, height: int) ->
             part = cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=cv2.INTER_LINEAR)
             return _recolour(part, rng)
     return np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)
+
+
+def _no_face(photos: Sequence[Photo], rng: Generator, shuffled: bool) -> NDArray[np.uint8]:
+    """A small part of a face, or a face cut into 3 x 3 cells that change places."""
+    photo = _subject(photos, rng)
+    rows, columns = photo.image.shape[:2]
+    box = photo.boxes[0]
+    side = np.maximum((box[2:] - box[:2]) * (0.3 if shuffled else rng.uniform(0.2, 0.4)), 4)
+    cells = []
+    for place in np.ndindex(3, 3) if shuffled else [rng.uniform(0, 2, 2)]:
+        corner = box[:2] + np.array(place)[::-1] * side
+        x, y = (int(v) for v in np.clip(corner, 0, np.array([columns, rows]) - 4))
+        part = photo.image[y : y + int(side[1]), x : x + int(side[0])]
+        cells.append(cv2.resize(part, (int(side[0]), int(side[1])), interpolation=cv2.INTER_LINEAR))
+    if not shuffled:
+        return _recolour(cells[0], rng)
+    while (order := rng.permutation(9)).tolist() == list(range(9)):
+        pass
+    return _recolour(np.vstack([np.hstack([cells[i] for i in order[row : row + 3]]) for row in (0, 3, 6)]), rng)
 
 
 def _mask(shape: tuple[int, int], rng: Generator, whole: bool = False) -> NDArray[np.float32]:
@@ -279,7 +361,7 @@ def _blend(
 
 def _add_face(canvas: Canvas, photos: Sequence[Photo], rng: Generator, side: float) -> None:
     """Lay a photo on the canvas so that its subject's face is `side` px large."""
-    photo = photos[int(rng.integers(len(photos)))]
+    photo = _subject(photos, rng)
     size = canvas.image.shape[0]
     box = photo.boxes[0]
     scale = side / float(np.sqrt(np.prod(box[2:] - box[:2])))

@@ -15,10 +15,11 @@ from torch import nn
 from ..detection.inference import Candidates, find_candidates
 from ..errors import PoseFRError
 
-__all__ = ["Photo", "label_photo", "load_photos", "read_manifest"]
+__all__ = ["Photo", "label_photo", "load_faceless", "load_photos", "read_manifest"]
 
 _POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 _MIRRORED_POINTS = [1, 0, 2, 4, 3]
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif")
 _SURE = 0.8
 _MAYBE = 0.2
 
@@ -75,6 +76,34 @@ def load_photos(folder: Path, rows: list[dict[str, str]], reference: nn.Module, 
             yield photo
 
 
+def load_faceless(folder: Path, reference: nn.Module, side: int = 512) -> Iterator[Photo]:
+    """The pictures of a folder in which the reference sees nothing like a face; those that cannot be read are left out.
+
+    Args:
+        folder: holds pictures of anything.
+        reference: a RetinaFace network with weights.
+        side: px; larger ones are shrunk to this longer side.
+    """
+    import cv2
+
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES):
+        image = cv2.imread(str(path))
+        if image is None or min(image.shape[:2]) < 32:
+            continue
+        scale = min(1.0, side / max(image.shape[:2]))
+        size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        with torch.inference_mode():
+            found = find_candidates(reference, _pixels(image), _MAYBE)[0]
+        if not len(found.scores):
+            yield Photo(image, found.boxes.numpy(), found.landmarks.numpy(), np.zeros(0, bool))
+
+
+def _pixels(image: NDArray[np.uint8]) -> torch.Tensor:
+    """[1, 3, H, W] RGB 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)[None].float() / 255
+
+
 def label_photo(
     image: NDArray[np.uint8], known: NDArray[np.float32], reference: nn.Module, trusted: bool = True
 ) -> Photo | None:
@@ -88,7 +117,7 @@ def label_photo(
         reference: a RetinaFace network with weights.
         trusted: False if `known` only tells roughly which of the faces is the subject.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)[None].float() / 255
+    pixels = _pixels(image)
     with torch.inference_mode():
         plain = find_candidates(reference, pixels, _MAYBE)[0]
         mirrored = _mirror(find_candidates(reference, pixels.flip(3), _MAYBE)[0], image.shape[1])

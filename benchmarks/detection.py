@@ -1,0 +1,123 @@
+"""Time of detection: PoseFR beside facexlib's own detect_faces, in one process, with the same weights and sizes.
+
+Both look at frames of 1280x720 at full size, with the same network and the same weights. facexlib takes uint8 and one
+frame a call; PoseFR takes float32, one frame or 16 a call, and also looks at half the size, for large faces. The last
+columns are the bundled detector with its second look at every find. The frames hold a photo, scikit-image's astronaut,
+with a face of 20 to 180 px, so that there is something to find.
+
+    python benchmarks/detection.py --weights FILE --repeats 7
+
+prints the least time of the repeats in ms a frame, and the ratio. FILE is facexlib's detection_mobilenet0.25_Final.pth
+or another of that architecture; without it the bundled weights are used on both sides. On a machine that does other
+work meanwhile, `--processor-time --threads 1` counts the time that the processor spent, not the time that passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from skimage import data
+
+from posefr.detection import Detector, load_detector
+from posefr.detection.networks import build_network
+from posefr.detection.releases import BUNDLED
+
+FRAMES = 16
+WIDTH, HEIGHT = 1280, 720
+
+
+def make_frames() -> np.ndarray:
+    """[16, 720, 1280, 3] uint8 RGB: the astronaut at one to four places, on a blurred copy of herself."""
+    rng = np.random.default_rng(0)
+    photo = data.astronaut()
+    background = cv2.GaussianBlur(cv2.resize(photo[150:438], (WIDTH, HEIGHT)), (0, 0), 25)
+    frames = np.repeat(background[None], FRAMES, axis=0)
+    for index, frame in enumerate(frames):
+        for _ in range(1 + index % 4):
+            side = int(rng.uniform(100, 700))
+            x, y = int(rng.uniform(0, WIDTH - side)), int(rng.uniform(0, HEIGHT - side))
+            frame[y : y + side, x : x + side] = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
+    return frames
+
+
+def facexlib_twin(detector: Detector) -> Any:
+    """facexlib's detector as it is, with the weights of ours.
+
+    Where torchvision's compiled operators do not fit the installed torch, OpenCV's suppression stands in for
+    torchvision's: both are compiled, and take a small part of the time.
+    """
+    import facexlib.detection.retinaface as theirs
+    import torchvision
+
+    try:
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.4)
+    except (RuntimeError, NotImplementedError):
+        theirs.py_cpu_nms = lambda found, limit: list(
+            cv2.dnn.NMSBoxes([(x, y, u - x, v - y) for x, y, u, v, _ in found.tolist()], found[:, 4], 0.0, limit)
+        )
+    twin: Any = build_network("mobile0.25")
+    twin.load_state_dict(detector.network.state_dict())
+    return twin
+
+
+def least_time(function: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    """ms of the fastest call; the first call does not count."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        function()
+        times.append(clock() - start)
+    return min(times) * 1e3
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", type=Path, default=BUNDLED, help="of RetinaFace mobile0.25 (default: the bundled)")
+    parser.add_argument("--repeats", type=int, default=7, help="calls to take the least time of")
+    parser.add_argument("--threads", type=int, default=0, help="threads for torch and OpenCV each; 0 leaves both alone")
+    parser.add_argument("--processor-time", action="store_true", help="count the processor's time, in all threads")
+    options = parser.parse_args()
+    clock = time.process_time if options.processor_time else time.perf_counter
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        cv2.setNumThreads(options.threads)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    frames = make_frames()
+    images = torch.from_numpy(frames).float() / 255
+    bgr = np.ascontiguousarray(frames[..., ::-1])
+    detector, bundled = load_detector(options.weights), load_detector("bundled")
+    twin = facexlib_twin(detector)
+
+    def theirs(count: int) -> Callable[[], object]:
+        return lambda: [twin.detect_faces(frame, conf_threshold=0.5) for frame in bgr[:count]]
+
+    def ours(which: Detector, count: int) -> Callable[[], object]:
+        return lambda: which.detect(images[:count], threshold=0.5, size=0, batch=FRAMES)
+
+    found = sum(len(d) for d in theirs(FRAMES)())  # type: ignore[attr-defined]
+    print(f"faces in {FRAMES} frames: facexlib {found}, PoseFR {len(ours(detector, FRAMES)())}")  # type: ignore[arg-type]
+    print("| frames a call | facexlib, ms a frame | PoseFR, ms a frame | ratio | bundled, ms a frame | ratio |")
+    print("|---|---|---|---|---|---|")
+    for count in (1, FRAMES):
+        times = [
+            least_time(f, options.repeats, clock) / count
+            for f in (theirs(count), ours(detector, count), ours(bundled, count))
+        ]
+        print(
+            f"| {count} | {times[0]:.1f} | {times[1]:.1f} | {times[0] / times[1]:.2f} | {times[2]:.1f} "
+            f"| {times[0] / times[2]:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
