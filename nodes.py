@@ -1358,24 +1358,28 @@ class RestoreFacesInImage(_Node):
         return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=(halved, halved_again))
 
 
+# The registry's tools read this list from the source. ComfyUI does not: it takes the nodes from comfy_entrypoint.
+NODE_CLASS_MAPPINGS = {
+    "PoseFRRestoreFacesInImage": RestoreFacesInImage,
+    "PoseFRLoadDetector": LoadDetector,
+    "PoseFRLoadRestorer": LoadRestorer,
+    "PoseFRDetectFaces": DetectFaces,
+    "PoseFRTrackFaces": TrackFaces,
+    "PoseFRSelectFaces": SelectFaces,
+    "PoseFRPreviewFaces": PreviewFaces,
+    "PoseFRFaceReport": FaceReport,
+    "PoseFRCropFaces": CropFaces,
+    "PoseFRRestoreFaces": RestoreFaces,
+    "PoseFRFacePartsMask": FacePartsMask,
+    "PoseFRPasteFaces": PasteFaces,
+    "PoseFRFacesFromBoxes": FacesFromBoxes,
+    "PoseFRFacesToBoxes": FacesToBoxes,
+}
+
+
 class PoseFR(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            RestoreFacesInImage,
-            LoadDetector,
-            LoadRestorer,
-            DetectFaces,
-            TrackFaces,
-            SelectFaces,
-            PreviewFaces,
-            FaceReport,
-            CropFaces,
-            RestoreFaces,
-            FacePartsMask,
-            PasteFaces,
-            FacesFromBoxes,
-            FacesToBoxes,
-        ]
+        return list(NODE_CLASS_MAPPINGS.values())
 
 
 async def comfy_entrypoint() -> PoseFR:

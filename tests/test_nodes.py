@@ -229,6 +229,11 @@ def test_the_scanners_list_names_every_node(pack):
     assert list(listed) == [node.define_schema().node_id for node in node_classes(pack)]
 
 
+def test_the_list_in_the_source_names_every_node_as_its_schema_does(nodes):
+    ids = {name: node.define_schema().node_id for name, node in nodes.NODE_CLASS_MAPPINGS.items()}
+    assert all(name == node_id for name, node_id in ids.items())
+
+
 def test_every_node_has_a_help_page_that_names_every_socket(pack):
     for node in node_classes(pack):
         schema = node.define_schema()
