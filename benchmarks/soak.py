@@ -174,14 +174,14 @@ def main() -> int:
                 if number % 20 == 0:
                     print(f"{number} done, {resident(server.process.pid):.0f} MiB, {len(failed)} failed", flush=True)
     first, last = statistics.mean(memory[:PART]), statistics.mean(memory[-PART:])
+    counts = Counter({kind: len(times) for kind, times in seconds.items()}).most_common()
+    change = 100 * (last / first - 1)
     lines = [
         f"- ComfyUI {version}, CPU, one server, {options.workflows} workflows after {WARM_UP} to warm up.",
         f"- Failed: {len(failed)}.",
-        f"- Resident memory of the server, mean over the first {PART}: {first:.0f} MiB, "
-        f"over the last {PART}: {last:.0f} MiB, {100 * (last / first - 1):+.1f} %. Lowest {min(memory):.0f}, highest {max(memory):.0f} MiB.",
-        "- Workflows by kind: "
-        + ", ".join(f"{kind} {count}" for kind, count in Counter({k: len(v) for k, v in seconds.items()}).most_common())
-        + ".",
+        f"- Resident memory of the server: mean over the first {PART} {first:.0f} MiB, over the last {PART} {last:.0f} "
+        f"MiB, {change:+.1f} %; lowest {min(memory):.0f}, highest {max(memory):.0f} MiB.",
+        f"- Workflows by kind: {', '.join(f'{kind} {count}' for kind, count in counts)}.",
         f"- Median time of a workflow: {statistics.median(t for v in seconds.values() for t in v):.2f} s.",
     ]
     print("\n".join([*lines, *failed]))

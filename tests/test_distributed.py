@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from networks import SMALL
+from torch.nn import Linear
 
 from posefr.restoration.checkpoint import load_network
 from posefr.restoration.network import PoseFRNet
@@ -42,7 +43,7 @@ def test_two_processes_train_one_network(tmp_path):
 def test_one_process_alone_changes_nothing():
     processes = Processes.start("cpu")
     assert (processes.rank, processes.count, processes.first) == (0, 1, True)
-    layer = torch.nn.Linear(2, 2)
+    layer = Linear(2, 2)
     layer(torch.ones(1, 2)).sum().backward()
     before = layer.weight.grad.clone()
     processes.average_gradients(layer.parameters())

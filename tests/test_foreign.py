@@ -9,6 +9,7 @@ import pytest
 import torch
 from foreign_networks import WRAPPED, build, publish
 from torch import nn
+from torch.nn import Linear
 
 from posefr.detection import ensure_torchvision
 from posefr.errors import PoseFRError
@@ -169,7 +170,7 @@ def test_what_is_no_restorer_is_refused_by_name():
     from spandrel.architectures.Compact import Compact
 
     grey = _descriptor(Compact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=1, upscale=2, act_type="prelu"))
-    for model, found in ((nn.Linear(1, 1), "a Linear"), (None, "a NoneType"), ("GFPGAN", "a str"), (grey, "a Compact")):
+    for model, found in ((Linear(1, 1), "a Linear"), (None, "a NoneType"), ("GFPGAN", "a str"), (grey, "a Compact")):
         with pytest.raises(PoseFRError, match=f"the connected model is {found}.*; choose weights of PoseFR, GFPGAN"):
             restorer_from(model)
 

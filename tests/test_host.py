@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
+from torch.nn import Linear
 
 from posefr import host
 
 
 def test_the_same_calls_work_without_a_host():
-    model = SimpleNamespace(network=torch.nn.Linear(1, 1))
+    model = SimpleNamespace(network=Linear(1, 1))
     adopted = host.adopt(model)
     assert host.load(adopted, 1e9) is model
     assert host.loading_device() is None

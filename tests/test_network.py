@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import SMALL, awake
-from torch import nn
+from torch import autocast, nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -82,7 +83,7 @@ def test_half_precision_agrees_with_float32(dtype, tolerance):
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         expected = network(images, 0.5).image
-        with torch.autocast("cpu", dtype):
+        with autocast("cpu", dtype):
             found = network.to(dtype)(images, 0.5).image
     assert torch.isfinite(found).all()
     assert (found.float() - expected).abs().mean() < tolerance * expected.std()
@@ -117,7 +118,7 @@ def test_a_face_does_not_depend_on_the_others_in_its_batch():
 def test_mmrb_keeps_its_shape_and_replaces_a_residual_block():
     block = MMRB(32)
     assert block(torch.randn(2, 32, 7, 11)).shape == (2, 32, 7, 11)
-    plain = nn.Sequential(nn.Conv2d(3, 32, 1), block, nn.Conv2d(32, 3, 1))
+    plain = nn.Sequential(Conv2d(3, 32, 1), block, Conv2d(32, 3, 1))
     optimizer = torch.optim.Adam(plain.parameters(), 3e-3)
     torch.manual_seed(0)
     x = torch.randn(8, 3, 12, 12)

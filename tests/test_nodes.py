@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import Linear
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = Path(__file__).resolve().parent / "comfy_stand_in"
@@ -70,7 +71,7 @@ class Detector:
     """Finds the squares it was told: (image, x0, y0, side)."""
 
     def __init__(self, nodes, name, squares):
-        self.name, self.network, self.squares, self.nodes = name, torch.nn.Linear(1, 1), squares, nodes
+        self.name, self.network, self.squares, self.nodes = name, Linear(1, 1), squares, nodes
         self.calls = []
 
     def detect(self, images, *, threshold=0.5, size=640, angles=(0,), batch=8, on_chunk=None):
@@ -95,7 +96,7 @@ class Restorer:
     size, frame, bytes_per_pixel = 256, "ffhq", 1000
 
     def __init__(self, name, fits=99, error=torch.cuda.OutOfMemoryError):
-        self.name, self.network, self.fits, self.error = name, torch.nn.Linear(1, 1), fits, error
+        self.name, self.network, self.fits, self.error = name, Linear(1, 1), fits, error
         self.batches = []
 
     def restore(self, crops, *, fidelity=0.7, seed=0, batch=8, on_chunk=None, on_faces=None):
@@ -549,7 +550,7 @@ class Parser:
     """White in the upper half for skin, in the lower half for hair; fails with more crops at a time than fit."""
 
     def __init__(self, fits=99):
-        self.name, self.network, self.fits, self.batches = "parser", torch.nn.Linear(1, 1), fits, []
+        self.name, self.network, self.fits, self.batches = "parser", Linear(1, 1), fits, []
 
     def parse(self, crops, parts, *, batch=4, on_chunk=None):
         self.batches.append(batch)
@@ -930,7 +931,7 @@ def test_sockets_take_the_types_of_other_packs(nodes):
 
 def test_a_model_that_restores_nothing_is_refused(nodes, images):
     with pytest.raises(nodes.PoseFRError, match="the connected model is a Linear, which is no image network"):
-        run(nodes.RestoreFaces, restorer=torch.nn.Linear(1, 1), images=images)
+        run(nodes.RestoreFaces, restorer=Linear(1, 1), images=images)
 
 
 def test_the_folders_of_the_host_are_searched_as_they_are_now(nodes, comfy, models, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks import SMALL, awake
 from safetensors.torch import load_file, save_file
+from torch.nn import Conv2d
 
 from posefr.errors import PoseFRError
 from posefr.restoration import Cost, Restorer, cost_of, load_restorer, restorer_names
@@ -114,7 +115,7 @@ def test_the_bundled_restorer_improves_a_noisy_face():
 class _OneConvolution(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.convolution = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.convolution = Conv2d(3, 3, 3, padding=1)
 
     def forward(self, images):
         return self.convolution(images)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Conv2d, Linear
 from torch.nn import functional as F
 
 from .mmrb import MMRB
@@ -36,8 +37,8 @@ class EncoderScale(nn.Module):
 
     def __init__(self, in_channels: int | None, channels: int, blocks: int) -> None:
         super().__init__()
-        self.down = None if in_channels is None else nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
-        self.stem = nn.Conv2d(3 * _PATCH * _PATCH, channels, 1)
+        self.down = None if in_channels is None else Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.stem = Conv2d(3 * _PATCH * _PATCH, channels, 1)
         self.blocks = nn.Sequential(*[MMRB(channels) for _ in range(blocks)])
 
     def forward(self, larger: Tensor | None, image: Tensor) -> Tensor:
@@ -77,10 +78,10 @@ class Encoder(nn.Module):
             width = channels[s]
         assert width is not None
         squeezed = 32
-        self.squeeze = nn.Conv2d(width, squeezed, 1)
-        self.mix = nn.Linear(squeezed * 16, 2 * style_channels)
+        self.squeeze = Conv2d(width, squeezed, 1)
+        self.mix = Linear(squeezed * 16, 2 * style_channels)
         self.heads = nn.ModuleDict(
-            {str(s): nn.Linear(2 * style_channels, count * style_channels) for s, count in latents.items()}
+            {str(s): Linear(2 * style_channels, count * style_channels) for s, count in latents.items()}
         )
         self.style_channels = style_channels
 
@@ -104,10 +105,10 @@ class PatchHead(nn.Sequential):
     """
 
     def __init__(self, channels: int, hidden: int = 48) -> None:
-        out = nn.Conv2d(hidden, 3 * _PATCH * _PATCH, 1)
+        out = Conv2d(hidden, 3 * _PATCH * _PATCH, 1)
         for parameter in out.parameters():
             nn.init.zeros_(parameter)
-        super().__init__(nn.Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(_SLOPE), out, nn.PixelShuffle(_PATCH))
+        super().__init__(Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(_SLOPE), out, nn.PixelShuffle(_PATCH))
 
 
 class Decoder(nn.Module):
@@ -136,12 +137,12 @@ class Decoder(nn.Module):
         self.up, self.skip, self.view, self.to_rgb, self.patches = (nn.ModuleDict() for _ in range(5))
         for s in self.sizes:
             if s > 4:
-                self.up[str(s)] = nn.Conv2d(channels[s // 2], channels[s], 3, padding=1)
+                self.up[str(s)] = Conv2d(channels[s // 2], channels[s], 3, padding=1)
             if s * _PATCH <= size:
-                self.skip[str(s)] = nn.Conv2d(encoder_channels[s], channels[s], 1)
-            self.view[str(s)] = nn.Conv2d(3, channels[s], 3, padding=1)
+                self.skip[str(s)] = Conv2d(encoder_channels[s], channels[s], 1)
+            self.view[str(s)] = Conv2d(3, channels[s], 3, padding=1)
             if s in supervised:
-                self.to_rgb[str(s)] = nn.Conv2d(channels[s], 3, 1)
+                self.to_rgb[str(s)] = Conv2d(channels[s], 3, 1)
             if _SMALLEST_RESIDUAL <= s * _PATCH <= size:
                 self.patches[str(s)] = PatchHead(encoder_channels[s] + channels[s])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 
 __all__ = ["MMRB", "ChannelAttention"]
@@ -26,8 +27,8 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
         hidden = max(8, channels // reduction)
-        self.squeeze = nn.Conv2d(channels, hidden, 1)
-        self.excite = nn.Conv2d(hidden, channels, 1)
+        self.squeeze = Conv2d(channels, hidden, 1)
+        self.excite = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((2, 3), keepdim=True)
@@ -55,16 +56,16 @@ class MMRB(nn.Module):
         width = max(8, channels // reduction)
         self.first = nn.ModuleList(self._paths(channels, width, dilation))
         self.second = nn.ModuleList(self._paths(3 * width, width, dilation))
-        self.fuse = nn.Conv2d(3 * width, channels, 1)
+        self.fuse = Conv2d(3 * width, channels, 1)
         self.attention = ChannelAttention(channels)
         self.scale = nn.Parameter(torch.full((1, channels, 1, 1), scale))
 
     @staticmethod
     def _paths(channels: int, width: int, dilation: int) -> list[nn.Conv2d]:
         return [
-            nn.Conv2d(channels, width, 1),
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation),
+            Conv2d(channels, width, 1),
+            Conv2d(channels, width, 3, padding=1),
+            Conv2d(channels, width, 3, padding=dilation, dilation=dilation),
         ]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Conv2d, Linear
 
 from .codec import Decoder, Encoder, image_pyramid
 from .stylegan2 import Synthesis, fir_upsample, seeded_noise
@@ -129,11 +130,11 @@ class PoseFRNet(nn.Module):
         self.conditions, self.gains = nn.ModuleDict(), nn.ModuleDict()
         for s in config.sizes:
             reached = int(config.prior[s] * config.conditioned)
-            self.conditions[str(s)] = nn.Conv2d(config.decoder[s], 2 * reached, 1)
+            self.conditions[str(s)] = Conv2d(config.decoder[s], 2 * reached, 1)
             if s > _LOW_BAND:
-                self.gains[str(s)] = nn.Conv2d(config.decoder[s], 3, 1)
+                self.gains[str(s)] = Conv2d(config.decoder[s], 3, 1)
         self.mean_latent = nn.Parameter(torch.zeros(config.style_channels))
-        self.fidelity_latent = nn.Linear(1, config.style_channels, bias=False)
+        self.fidelity_latent = Linear(1, config.style_channels, bias=False)
         self._start_as_identity()
 
     def _start_as_identity(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
 from ..errors import PoseFRError
@@ -95,7 +95,7 @@ class Restorer:
                     chunk, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
                 ).clamp(0, 1)
             half = parameter.dtype in (torch.float16, torch.bfloat16)
-            with torch.inference_mode(), torch.autocast(parameter.device.type, parameter.dtype, enabled=half):
+            with torch.inference_mode(), autocast(parameter.device.type, parameter.dtype, enabled=half):
                 output = self.call(self.network, chunk.contiguous(), fidelity, seed)
             restored.append(output.float().clamp(0, 1).permute(0, 2, 3, 1).to(crops.device))
             if on_faces is not None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -53,8 +54,8 @@ class PlainBlock(nn.Module):
         path = max(8, channels // reduction)
         macs = (1 + 9 + 9) * path * (channels + 3 * path) + 3 * path * channels  # of an MMRB, per pixel
         hidden = round(macs / (18 * channels))
-        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.second = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.first = Conv2d(channels, hidden, 3, padding=1)
+        self.second = Conv2d(hidden, channels, 3, padding=1)
         self.scale = nn.Parameter(torch.full((1, channels, 1, 1), scale))
 
     def forward(self, x: Tensor) -> Tensor:

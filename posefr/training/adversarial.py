@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
 from .discriminator import Discriminator
@@ -69,7 +69,7 @@ class Judge(nn.Module):
         processes.same_start(self.network)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16)
+        return autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16)
 
     def step(self, fake: Tensor, real: Tensor, step: int) -> dict[str, Tensor]:
         """One step of the discriminator on images [B, 3, S, S]; returns its losses."""

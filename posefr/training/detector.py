@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 
 from ..detection.inference import find_candidates, network_input
 from ..detection.networks import build_network
@@ -240,7 +240,7 @@ def train(
                 group["lr"] = rate
             images, targets = _batch(learnt, recipe.seed, step, recipe.canvas, recipe.batch)
             inputs = network_input(images).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            with autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
                 outputs = network(inputs)
             terms = detection_loss(outputs, targets)
             loss = _BOX_WEIGHT * terms["box"] + terms["face"] + _LANDMARK_WEIGHT * terms["landmarks"]

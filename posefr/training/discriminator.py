@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Conv2d, Linear
 from torch.nn import functional as F
 
 __all__ = ["Discriminator"]
@@ -16,9 +17,9 @@ _SLOPE = 0.2
 class _Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
-        self.down = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv = Conv2d(in_channels, in_channels, 3, padding=1)
+        self.down = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.skip = Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.conv(x), _SLOPE)
@@ -37,15 +38,15 @@ class Discriminator(nn.Module):
     def __init__(self, size: int, width: int = 24) -> None:
         super().__init__()
         # The first step folds 2x2 px into channels: the full size costs little.
-        self.stem = nn.Conv2d(12, 2 * width, 3, padding=1)
+        self.stem = Conv2d(12, 2 * width, 3, padding=1)
         blocks, channels, size = [], 2 * width, size // 2
         while size > 4:
             wider = min(8 * width, 2 * channels)
             blocks.append(_Block(channels, wider))
             channels, size = wider, size // 2
         self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Conv2d(channels + 1, channels, 3, padding=1)
-        self.logit = nn.Linear(channels * 16, 1)
+        self.last = Conv2d(channels + 1, channels, 3, padding=1)
+        self.logit = Linear(channels * 16, 1)
 
     def features(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """What each scale sees, [B, C, s, s] from size / 2 down to 4 px, and the logits [B, 1]."""

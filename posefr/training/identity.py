@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from ..errors import PoseFRError
@@ -22,7 +23,7 @@ _STRIDED = (0, 5, 12)  # features that halve the size
 def _conv(inside: int, outside: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     padding = kernel // 2 if kernel < 7 else 0
     return [
-        nn.Conv2d(inside, outside, kernel, stride, padding, groups=groups, bias=False),
+        Conv2d(inside, outside, kernel, stride, padding, groups=groups, bias=False),
         nn.BatchNorm2d(outside),
     ]
 
@@ -87,7 +88,7 @@ class MobileFaceNet(nn.Module):
         self.conv2 = nn.Sequential(*_conv(width, last, 1), nn.ReLU6())
         self.gdconv = _Global(last)
         length = tensors["conv3.weight"].shape[0]
-        self.conv3 = nn.Conv2d(last, length, 1)
+        self.conv3 = Conv2d(last, length, 1)
         self.bn = nn.BatchNorm1d(length)
         self.load_state_dict(dict(tensors))
         self.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, autocast
 
 from ..errors import PoseFRError
 from ..restoration.network import CONFIGURATIONS
@@ -166,7 +166,7 @@ class _PriorTrainer:
         return self.prior.styles(z)
 
     def _paint(self, latents: Tensor) -> Tensor:
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+        with autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             return self.prior.paint(latents, seed=int(torch.randint(1 << 30, ())))
 
     def _step(self, begun: int) -> dict[str, Tensor]:

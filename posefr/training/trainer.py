@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 
 from ..errors import PoseFRError
 from ..restoration.checkpoint import save_network
@@ -167,7 +167,7 @@ class _Trainer:
             degraded, target = torch.cat([degraded, batch["second"]]), torch.cat([target, target])
             fidelity = torch.cat([fidelity, fidelity])
             landmarks = None if landmarks is None else torch.cat([landmarks, landmarks])
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+        with autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             output = self.network(degraded, fidelity, noise_seed=self.steps)
         image = output.image
         losses = {
