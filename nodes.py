@@ -225,16 +225,11 @@ class _Node(io.ComfyNode):
         return io.NodeOutput(*outputs, ui={**shown, "text": warnings} if warnings else shown or None)
 
 
-def _threshold() -> Any:
-    return io.Float.Input(
-        "threshold",
-        default=0.5,
-        min=0.05,
-        max=0.99,
-        step=0.01,
-        tooltip="How sure the detector must be. Lower it if faces are missed, raise it if it finds faces where there "
-        "are none.",
-    )
+def _threshold(
+    tooltip: str = "How sure the detector must be. Lower it if faces are missed, raise it if it finds faces where "
+    "there are none.",
+) -> Any:
+    return io.Float.Input("threshold", default=0.5, min=0.05, max=0.99, step=0.01, tooltip=tooltip)
 
 
 def _working_size() -> Any:
@@ -310,8 +305,8 @@ def _paste_inputs() -> list[Any]:
             "mask",
             options=list(MASK_SHAPES),
             default="ellipse",
-            tooltip="Which part of each face is replaced: an ellipse, the whole square, or the outline of the facial "
-            "features.",
+            tooltip="Which part of each face is replaced. ellipse: the head; box: the whole square crop; hull: close "
+            "around the features, from forehead to chin.",
         ),
         io.Float.Input(
             "feather",
@@ -468,7 +463,7 @@ class SelectFaces(_Node):
                 default=0,
                 min=0,
                 max=16384,
-                tooltip=f"The {which} size of a face in px (square root of its box's area); 0 sets no limit.",
+                tooltip=f"Drop faces {which} than this many px (square root of the box's area); 0 sets no limit.",
             )
 
         return io.Schema(
@@ -517,8 +512,8 @@ class SelectFaces(_Node):
                     tooltip="Keep at most this many faces of each image, the first ones in this order that are left; "
                     "0 sets no limit.",
                 ),
-                pixels("min_size", "smallest"),
-                pixels("max_size", "largest"),
+                pixels("min_size", "smaller"),
+                pixels("max_size", "larger"),
                 sharpness("min_sharpness", "Drop faces that are blurrier than this"),
                 sharpness("max_sharpness", "Keep only faces that are blurrier than this"),
                 io.Float.Input(
@@ -654,8 +649,8 @@ class TrackFaces(_Node):
                     min=0.0,
                     max=30.0,
                     step=0.5,
-                    tooltip="How many frames to either side steady a face (the deviation of a Gaussian). More is "
-                    "calmer, less follows quick motion closer; 0 leaves the faces where they were found.",
+                    tooltip="How many frames to either side steady a face. More is calmer, less follows quick motion "
+                    "closer; 0 leaves the faces where they were found.",
                 ),
                 io.Float.Input(
                     "reach",
@@ -673,10 +668,10 @@ class TrackFaces(_Node):
                     display_name="faces",
                     tooltip="The faces, steadied and with their tracks, for Select and Crop Faces.",
                 ),
-                io.Int.Output(display_name="tracks", tooltip="The number of different faces over the whole video."),
+                io.Int.Output(display_name="track_count", tooltip="The number of tracks over the whole video."),
             ],
             hidden=[io.Hidden.unique_id],
-            **_aliases("video faces", "stabilize faces", "smooth landmarks", "face identity", "flicker"),
+            **_aliases("video faces", "track face", "stabilize faces", "smooth landmarks", "face identity", "flicker"),
         )
 
     @classmethod
@@ -713,7 +708,7 @@ class FaceReport(_Node):
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="The report as JSON text."),
-                io.Int.Output(display_name="faces", tooltip="The number of faces in the whole batch."),
+                io.Int.Output(display_name="count", tooltip="The number of faces in the whole batch."),
                 io.Int.Output(display_name="frames", tooltip="The number of images in the batch."),
                 io.Int.Output(
                     display_name="per_frame", tooltip="A list: the number of faces of each image.", is_output_list=True
@@ -783,7 +778,10 @@ class FacesFromBoxes(_Node):
                     tooltip="What the four numbers of bbox are: two corners, or a corner and the size.",
                     **RARE,
                 ),
-                _threshold(),
+                _threshold(
+                    "How sure the detector must be of the face that it finds in a box. Lower it if landmarks of "
+                    "a box are missed."
+                ),
             ],
             outputs=[
                 FacesSocket.Output(
@@ -893,8 +891,8 @@ class FacesToBoxes(_Node):
                     "seg_mask",
                     options=list(SEG_MASKS),
                     default=SEG_MASKS[0],
-                    tooltip="SEGS only: what their masks cover: the face's box, an ellipse turned as the face is, or "
-                    "the outline of the facial features.",
+                    tooltip="SEGS only: what their masks cover. box: the face's box; ellipse: the head, turned as "
+                    "the face is; hull: close around the features, from forehead to chin.",
                 ),
                 io.Combo.Input(
                     "bbox_layout",

@@ -26,7 +26,8 @@ def draw_faces(images: Tensor, faces: Faces) -> Tensor:
     """Mark each face with its box, landmarks, index, score, yaw and track; pixels beside the marks stay as they are.
 
     The indices count per image in the set's order, as `face_records` does: after `select_faces(faces, order=...)` they
-    are those that `select_faces` picks by with the same order. A yaw or track that is unknown is left out.
+    are those that `select_faces` picks by with the same order. A yaw or track that is unknown is left out. A track
+    keeps its colour over the images.
 
     Args:
         images: [B, H, W, 3] float, 0..1.
@@ -43,7 +44,8 @@ def draw_faces(images: Tensor, faces: Faces) -> Tensor:
         layer = Image.new("RGBA", (width, height))
         pen = ImageDraw.Draw(layer)
         for record in face_records(faces[faces.frame == frame]):
-            colour = _COLOURS[record["index"] % len(_COLOURS)]
+            number = record["index"] if record["track"] is None else record["track"]
+            colour = _COLOURS[number % len(_COLOURS)]
             # Pillow names a pixel by its index: the one whose centre is at (x + 0.5, y + 0.5).
             x0, y0, x1, y1 = (v - 0.5 for v in record["box"])
             pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=line)

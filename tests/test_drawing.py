@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import torch
 from fakes import FakeDetector
@@ -44,6 +45,15 @@ def test_only_the_frame_of_a_face_is_drawn_on():
     faces = FakeDetector().detect(images)
     drawn = draw_faces(images, faces[faces.frame == 1])
     assert [bool(d.any()) for d in drawn] == [False, True, False]
+
+
+def test_a_track_keeps_its_colour_over_the_images():
+    images = torch.zeros(2, 64, 160, 3)
+    faces = FakeDetector().detect(images)  # the first of each image is at the left, with its lower edge at 36
+    for tracks, same in (([0, 1, 0, 1], True), ([0, 1, 1, 0], False)):
+        edge = draw_faces(images, replace(faces, track=torch.tensor(tracks)))[:, 34:38, 12].amax(dim=1)
+        assert edge.any()
+        assert torch.equal(edge[0], edge[1]) == same
 
 
 def test_versions_stand_beside_each_other_with_the_faces_below():
