@@ -51,7 +51,7 @@ RESTORERS = [Restorer, io.Custom("FACERESTORE_MODEL"), io.UpscaleModel]
 
 CATEGORY = "PoseFR"
 PASS, RAISE = "pass the image through", "stop with an error"
-FIND, GUESS = "find with the detector", "mean face"
+FIND, FIND_OR_DROP, GUESS = "find with the detector", "find, or leave out", "mean face"
 ANGLES = {"upright": (0,), "upright and sideways": (0, 90, 270), "any": (0, 90, 180, 270)}
 # What goes through a network at once: eight images at the default working size, eight faces of 256 px or two of 512 px.
 DETECTOR_PIXELS = 8 * 640**2
@@ -741,8 +741,8 @@ class FacesFromBoxes(_Node):
             display_name="Faces From Boxes (PoseFR)",
             category=CATEGORY,
             description="Makes faces of boxes that other nodes found: SEGS of the Impact Pack, BBOX, or ComfyUI's own "
-            "BOUNDING_BOX. Looks for eyes, nose and mouth inside each box; where it finds none, or is told not to "
-            "look, it takes those of an upright frontal face that fills the box.",
+            "BOUNDING_BOX. Looks for the face inside each box; where it finds none, or is told not to look, it "
+            "assumes an upright frontal face that fills the box.",
             inputs=[
                 io.Image.Input("image", tooltip="The image that the boxes were found in, or a batch of them."),
                 Segs.Input(
@@ -766,10 +766,11 @@ class FacesFromBoxes(_Node):
                 ),
                 io.Combo.Input(
                     "landmarks",
-                    options=[FIND, GUESS],
+                    options=[FIND, FIND_OR_DROP, GUESS],
                     default=FIND,
-                    tooltip="Look for the face in each box and take its box and landmarks, or leave the boxes as they "
-                    "are and assume an upright frontal face in each.",
+                    tooltip="Look for the face in each box and take its box and landmarks; a box without one counts "
+                    "as an upright frontal face, or is left out (for boxes of persons, say). Or do not look: leave all "
+                    "boxes as they are, as upright frontal faces.",
                 ),
                 io.Combo.Input(
                     "bbox_layout",
@@ -824,10 +825,9 @@ class FacesFromBoxes(_Node):
             [[*chain(*same_image)] for same_image in zip(*batch, strict=True)] for batch in zip(*sources, strict=True)
         ]
         made = [faces_in_boxes(found, size) for found, (size, _) in zip(boxes, sizes, strict=True)]
-        count, boxed = sum(map(len, made)), sum(len(found) for batch in boxes for found in batch)
-        said = f"{_plural(count, 'face')} of {_plural(boxed, 'box', 'boxes')}"
-        halved = ""
-        if landmarks[0] == FIND and count:
+        boxed = sum(len(found) for batch in boxes for found in batch)
+        halved = by_detector = ""
+        if landmarks[0] != GUESS and any(map(len, made)):
             finder = detector[0] if detector else _pick_detector("bundled")
             (on_chunk,) = host.progress()
             seen = 0
@@ -837,11 +837,14 @@ class FacesFromBoxes(_Node):
                 found, halved = _detect(finder, views, threshold[0], 0, "upright", on_chunk)
                 return found
 
-            for i, (images, faces) in enumerate(zip(batches, made, strict=True)):
-                made[i], found = find_landmarks(images, faces, detect)
-                seen += found
-            said += f", {seen} with landmarks found"
-        return cls.done(made, [len(faces) for faces in made], said=said, warnings=(halved,))
+            for i, images in enumerate(batches):
+                faces, found = find_landmarks(images, made[i], detect)
+                made[i] = faces[found] if landmarks[0] == FIND_OR_DROP else faces
+                seen += int(found.sum())
+            by_detector = f", {seen} found by the detector"
+        counts = [len(faces) for faces in made]
+        said = f"{_plural(sum(counts), 'face')} of {_plural(boxed, 'box', 'boxes')}{by_detector}"
+        return cls.done(made, counts, said=said, warnings=(halved,))
 
 
 def _for_each_batch(values: list[Any], sizes: list[tuple], read: Callable[..., list[list[Box]]]) -> list:

@@ -182,7 +182,7 @@ def faces_in_boxes(boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) 
     return Faces.make(values[:, 0], corners, landmarks, values[:, 5], image_size, len(boxes))
 
 
-def find_landmarks(images: Tensor, faces: Faces, detect: Callable[[Tensor], Faces]) -> tuple[Faces, int]:
+def find_landmarks(images: Tensor, faces: Faces, detect: Callable[[Tensor], Faces]) -> tuple[Faces, Tensor]:
     """Look for a face inside each face's box, and take over where its box and landmarks are.
 
     Args:
@@ -191,20 +191,18 @@ def find_landmarks(images: Tensor, faces: Faces, detect: Callable[[Tensor], Face
         detect: finds the faces in pictures [K, 320, 320, 3], as `Detector.detect` does.
 
     Returns:
-        The faces in the same order, and how many were found. Where several faces are found in a box, the one counts
-        that overlaps it most. The others keep their landmarks; scores and tracks stay as they were.
+        The faces in the same order, and which of them were found, [N] bool. Where several faces are found in a box, the
+        one counts that overlaps it most. Those not found keep their landmarks; scores and tracks stay as they were.
     """
     check_images(images)
-    if not len(faces):
-        return faces, 0
     faces = faces.to(images.device)
+    known = torch.zeros(len(faces), dtype=torch.bool, device=images.device)
     side = (faces.box[:, 2:] - faces.box[:, :2]).amax(dim=1) * _VIEW_MARGIN
     corner = (faces.box[:, :2] + faces.box[:, 2:] - side[:, None]) / 2
     scale = _VIEW / side
     linear = torch.eye(2, device=images.device) * scale[:, None, None]
     transforms = torch.cat([linear, (-corner * scale[:, None])[:, :, None]], dim=2)
     box, landmarks, pose = faces.box.clone(), faces.landmarks.clone(), faces.pose.clone()
-    count = 0
     for start in range(0, len(faces), _VIEWS_AT_ONCE):
         part = slice(start, start + _VIEWS_AT_ONCE)
         views = sample_crops(images, faces.frame[part], transforms[part], _VIEW)
@@ -218,11 +216,9 @@ def find_landmarks(images: Tensor, faces: Faces, detect: Callable[[Tensor], Face
                 box[own] = corners[best]
                 landmarks[own] = apply_transform(back[view : view + 1], seen.landmarks[best : best + 1])[0]
                 pose[own] = estimate_pose(landmarks[own : own + 1])[0]
-                count += 1
-    return (
-        Faces.make(faces.frame, box, landmarks, faces.score, faces.image_size, faces.frames, pose, faces.track),
-        count,
-    )
+                known[own] = True
+    made = Faces.make(faces.frame, box, landmarks, faces.score, faces.image_size, faces.frames, pose, faces.track)
+    return made, known
 
 
 def _best(found: Tensor, box: Tensor) -> int | None:

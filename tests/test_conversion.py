@@ -185,8 +185,9 @@ def test_landmarks_are_looked_for_inside_each_box():
     images[1, 80:120, 150:190] = 1
     boxes = [[Box(10, 10, 60, 60, 0.3)], [Box(140, 75, 200, 125, 0.4), Box(0, 150, 30, 180, 0.6)]]
     finder = SquareFinder()
-    faces, count = find_landmarks(images, faces_in_boxes(boxes, (200, 300)), finder)
-    assert (count, finder.views) == (1, 3)
+    faces, found = find_landmarks(images, faces_in_boxes(boxes, (200, 300)), finder)
+    assert found.tolist() == [False, True, False]
+    assert finder.views == 3
     assert faces.frame.tolist() == [0, 1, 1]
     assert faces.score.tolist() == pytest.approx([0.3, 0.4, 0.6])
     assert torch.allclose(faces.box[1], torch.tensor([150.0, 80, 190, 120]), atol=0.6)
@@ -201,8 +202,8 @@ def test_a_face_beside_the_box_is_not_taken():
     """The view is larger than the box; what lies outside the box belongs to another."""
     images = torch.zeros(1, 200, 300, 3)
     images[0, 95:105, 125:135] = 1
-    _, count = find_landmarks(images, faces_in_boxes([[Box(60, 70, 120, 130)]], (200, 300)), SquareFinder())
-    assert count == 0
+    _, found = find_landmarks(images, faces_in_boxes([[Box(60, 70, 120, 130)]], (200, 300)), SquareFinder())
+    assert found.tolist() == [False]
 
 
 def test_real_landmarks_are_found_in_boxes_that_are_too_large_and_shifted():
@@ -215,8 +216,8 @@ def test_real_landmarks_are_found_in_boxes_that_are_too_large_and_shifted():
     x0, y0, x1, y1 = known.box[0].tolist()
     side = x1 - x0
     loose = Box(x0 - 0.2 * side, y0 - 0.5 * side, x1 + 0.5 * side, y1 + 0.6 * side)
-    faces, count = find_landmarks(photo, faces_in_boxes([[loose]], (512, 512)), detector.detect)
-    assert count == 1
+    faces, found = find_landmarks(photo, faces_in_boxes([[loose]], (512, 512)), detector.detect)
+    assert found.tolist() == [True]
     assert (faces.landmarks - known.landmarks).norm(dim=2).max() < 0.06 * side
     assert (faces.pose - known.pose).abs().max() < 8
 
@@ -229,8 +230,8 @@ def test_many_boxes_are_looked_into_a_few_at_a_time():
         return Faces.empty((320, 320), len(views))
 
     boxes = faces_in_boxes([[Box(0, 0, 9, 9)] * 40], (20, 20))
-    faces, count = find_landmarks(torch.zeros(1, 20, 20, 3), boxes, none)
-    assert (len(faces), count, max(sizes), sum(sizes)) == (40, 0, 32, 40)
+    faces, found = find_landmarks(torch.zeros(1, 20, 20, 3), boxes, none)
+    assert (len(faces), int(found.sum()), max(sizes), sum(sizes)) == (40, 0, 32, 40)
 
 
 # Faces to boxes
@@ -304,5 +305,5 @@ def test_no_faces_give_no_boxes():
     none = Faces.empty((64, 96), 3)
     assert to_boxes(none) == to_bounding_boxes(none) == [[], [], []]
     assert to_segs(none) == [((64, 96), [])] * 3
-    found, count = find_landmarks(torch.zeros(3, 64, 96, 3), none, SquareFinder())
-    assert (len(found), count) == (0, 0)
+    faces, found = find_landmarks(torch.zeros(3, 64, 96, 3), none, SquareFinder())
+    assert len(faces) == len(found) == 0

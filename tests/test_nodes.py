@@ -514,9 +514,12 @@ def test_landmarks_are_looked_for_in_the_boxes(nodes, comfy, models, images):
     """The bundled detector where none is connected; here it sees a face of 80 px in the middle of every view."""
     models.detectors["bundled"].squares = [(0, 120.0, 120.0, 80.0)]
     (made,), _ = boxes_to_faces(nodes, image=[images], bbox=[[[40, 40, 72, 72]]])
-    assert comfy.notes["7"] == "2 faces of 2 boxes, 1 with landmarks found"
+    assert comfy.notes["7"] == "2 faces of 2 boxes, 1 found by the detector"
     assert made.box[0].tolist() == pytest.approx([48, 48, 64, 64])  # a view of 320 px shows 64 px
     assert made.box[1].tolist() == [40, 40, 72, 72]
+    (made,), counts = boxes_to_faces(nodes, image=[images], bbox=[[[40, 40, 72, 72]]], landmarks=[nodes.FIND_OR_DROP])
+    assert (made.frame.tolist(), counts) == ([0], [1])
+    assert comfy.notes["7"] == "1 face of 2 boxes, 1 found by the detector"
     other = Detector(nodes, "blind", [])
     boxes_to_faces(nodes, detector=other, image=[images], bbox=[[[40, 40, 72, 72]]], threshold=[0.3])
     assert [call.threshold for call in other.calls] == [0.3]
