@@ -36,7 +36,7 @@ def test_two_processes_train_one_network(tmp_path):
     assert [(line["step"], line["images"]) for line in lines] == [(1, 4), (2, 8), (3, 12)], "one process writes the log"
     _, provenance = load_network(tmp_path / "network.safetensors")
     assert (provenance["steps"], provenance["images"]) == (3, 12)
-    assert len(list(tmp_path.glob("sample-*.png"))) == 1
+    assert len(list(tmp_path.glob("sample-*.png"))) == 2
     assert (tmp_path / "prior.safetensors").exists()
 
 

@@ -193,9 +193,12 @@ def test_a_trained_network_takes_noise_away(crops, tmp_path, loss):
     assert (restored - target).square().mean() < 0.9 * (noisy - target).square().mean()
 
 
-def test_a_run_stops_after_its_minutes(crops, tmp_path):
+def test_a_run_stops_after_its_minutes_and_leaves_a_line_a_plot_and_a_sheet(crops, tmp_path):
     path = train(PoseFRNet(SMALL), crops, Recipe(minutes=0.02, batch=1, workers=1), tmp_path, CPU)
     assert 0 < load_network(path)[1]["minutes"] < 1
+    assert len(read_log(tmp_path / "log.jsonl")) == 1
+    assert (tmp_path / "loss.png").exists()
+    assert len(list(tmp_path.glob("sample-*.png"))) == 1
 
 
 def test_a_run_starts_from_a_smaller_checkpoint_grown(crops, tmp_path):

@@ -155,6 +155,8 @@ class _PriorTrainer:
                 )  # fmt: skip
             if self.steps % self.recipe.sample_every == 0:
                 self._checkpoint()
+        if self.steps % self.recipe.sample_every and self.steps > begun:
+            self._checkpoint()
         return self._save()
 
     def _latents(self, batch: int) -> Tensor:

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = replace(recipe, minutes=recipe.minutes / len(sizes), steps=-(-recipe.steps // len(sizes)))
     processes = Processes.start(args.device)
     weights, prior = args.weights, args.prior
+    started = [f"from {path.name}" for path in (args.weights, args.prior) if path is not None]
+    note = ", ".join([*started, *([args.note] if args.note else [])])
     for size in _left(sizes, args.out):
         try:
             sized = config.at(size)
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         torch.manual_seed(args.seed)
         network = start_network(sized, weights, prior)
         crops = processes.in_turn(lambda size=size: load_crops(args.faces, size, args.out / f"faces-{size}.npz"))  # type: ignore[misc]
-        weights = train(network, crops, recipe, args.out, processes, args.note, identity, args.shard_mib)
+        weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
         prior = None
     logging.getLogger(__name__).info("Weights: %s", weights)
     processes.stop()

@@ -42,7 +42,7 @@ def train(
 
     Writes to `out`: network.safetensors (the averaged weights, replaced at every checkpoint; shards of at most
     `shard_mib` MiB where that is asked for), state.pt (what resuming exactly needs), log.jsonl, its plot loss.png, and
-    sample sheets.
+    sample sheets; the last ones when the run ends.
 
     Args:
         network: on any device, changed in place. crops: of the network's size.
@@ -122,24 +122,35 @@ class _Trainer:
                     break
                 rate = recipe.learning_rate * min(1.0, (self.steps + 1) / _WARM_UP)
                 rate *= 0.55 + 0.45 * math.cos(math.pi * share)
-                batch = {
-                    name: value.to(processes.device, memory_format=torch.channels_last) if value.ndim == 4
-                    else value.to(processes.device) for name, value in batch.items()
-                }  # fmt: skip
+                batch = self._moved(batch)
                 self.journal.add(self._step(batch, rate, self.steps - begun))
                 self.steps += 1
                 self.seconds = before + time.monotonic() - start
                 if self.steps % recipe.log_every == 0:
-                    self.journal.write(
-                        processes, step=self.steps, images=self.steps * recipe.batch * processes.count,
-                        size=self.network.config.size, seconds=round(self.seconds, 1), rate=rate,
-                    )  # fmt: skip
+                    self._log(rate)
                 if self.steps % recipe.sample_every == 0:
                     self._save()
                     self._draw(batch)
         finally:
             loader.close()
+        if self.steps % recipe.sample_every and self.steps > begun:
+            if self.steps % recipe.log_every:
+                self._log(rate)
+            self._draw(self._moved(batch))
         return self._save()
+
+    def _moved(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch on the device, pictures in channels_last."""
+        device = self.processes.device
+        return {
+            name: value.to(device, memory_format=torch.channels_last) if value.ndim == 4 else value.to(device)
+            for name, value in batch.items()
+        }
+
+    def _log(self, rate: float) -> None:
+        images = self.steps * self.recipe.batch * self.processes.count
+        size, seconds = self.network.config.size, round(self.seconds, 1)
+        self.journal.write(self.processes, step=self.steps, images=images, size=size, seconds=seconds, rate=rate)
 
     def _step(self, batch: dict[str, Tensor], rate: float, steps: int) -> dict[str, Tensor]:
         """One step at a learning rate; `steps` done before it in this run. Returns the losses."""
