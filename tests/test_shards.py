@@ -10,7 +10,7 @@ from posefr.errors import PoseFRError
 from posefr.restoration import load_restorer, restorer_names
 from posefr.restoration.checkpoint import load_network, save_network
 from posefr.restoration.network import PoseFRNet
-from posefr.restoration.shards import read_tensors, shard_base
+from posefr.restoration.shards import read_tensors, shard_base, written_path
 from posefr.training.__main__ import main
 
 
@@ -48,6 +48,10 @@ def test_one_file_is_enough_for_small_weights_and_older_shards_go(network, tmp_p
     assert 2 < len(list(tmp_path.iterdir())) < count
     assert save_network(network, path, {}, shard_mib=15) == path
     assert sorted(tmp_path.iterdir()) == [other, path]
+    assert written_path(path) == path
+    first = save_network(network, path, {}, shard_mib=0.1)
+    assert not path.exists(), "nobody takes the older weights for these"
+    assert written_path(path) == first
 
 
 def test_joined_weights_are_the_same(network, tmp_path, capsys):

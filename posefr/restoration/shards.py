@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import PoseFRError
 
-__all__ = ["read_tensors", "shard_base", "shard_paths", "whole_name", "write_shards"]
+__all__ = ["read_tensors", "shard_base", "shard_paths", "whole_name", "write_shards", "written_path"]
 
 _SHARD = re.compile(r"(?P<base>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<extension>\.safetensors)", re.IGNORECASE)
 _HEADER = 4096  # bytes kept free in each shard for the names and the metadata's frame
@@ -73,7 +73,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, mib: float) -> list[Path]:
-    """Write shards of at most `mib` MiB each beside `path`; its older shards go.
+    """Write shards of at most `mib` MiB each beside `path`; what was written there before goes.
 
     Returns:
         Their paths; [path] itself where one file is enough.
@@ -101,8 +101,13 @@ def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pat
         partial = target.with_name(target.name + ".partial")
         save_file(group, partial, dict(metadata))
         os.replace(partial, target)
-    for old in path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"):
-        found = shard_base(old)
-        if old not in paths and found is not None and found[0] == path.name:
-            old.unlink()
+    for old in [path, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")]:
+        if old not in paths and whole_name(old) == path.name:
+            old.unlink(missing_ok=True)
     return paths
+
+
+def written_path(path: Path) -> Path:
+    """Where weights lie that were written to `path`: there, or in shards, of which this is the first."""
+    shards = [p for p in path.parent.glob(f"{path.stem}-00001-of-*{path.suffix}") if whole_name(p) == path.name]
+    return shards[0] if shards else path

@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
         known, _ = load_prior(args.weights)
         prior = grown(known, prior)
     path = train_prior(prior, crops, from_options(args, PriorRecipe), args.out, processes, args.note)
-    logging.getLogger(__name__).info("Weights: %s", path)
+    if processes.first:
+        logging.getLogger(__name__).info("Weights: %s", path)
     processes.stop()
     return 0
 

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         crops = processes.in_turn(lambda size=size: load_crops(args.faces, size, args.out / f"faces-{size}.npz"))  # type: ignore[misc]
         weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
         prior = None
-    logging.getLogger(__name__).info("Weights: %s", weights)
+    if processes.first:
+        logging.getLogger(__name__).info("Weights: %s", weights)
     processes.stop()
     return 0
 

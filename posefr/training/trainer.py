@@ -14,6 +14,7 @@ from torch import Tensor, autocast, nn
 from ..errors import PoseFRError
 from ..restoration.checkpoint import save_network
 from ..restoration.network import PoseFRNet
+from ..restoration.shards import written_path
 from .adversarial import Judge
 from .data import FaceCrops, PairLoader
 from .identity import IdentityLoss
@@ -235,9 +236,9 @@ class _Trainer:
                 "steps": self.steps, "images": self.steps * self.recipe.batch * self.processes.count,
                 "minutes": round(self.seconds / 60, 2), "note": self.note, "recipe": asdict(self.recipe),
             }  # fmt: skip
-            path = save_network(self.averaged, path, provenance, shard_mib=self.shard_mib)
+            save_network(self.averaged, path, provenance, shard_mib=self.shard_mib)
         self.processes.wait()
-        return path
+        return written_path(path)
 
     def _resume(self) -> None:
         path = self.out / "state.pt"
