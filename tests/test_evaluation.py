@@ -98,6 +98,8 @@ def test_photos_without_a_truth_are_measured_against_themselves(tmp_path, detect
     assert all(float(row["detail"]) == pytest.approx(1, abs=0.05) for row in rows)
     assert all(float(row["colour"]) < 0.1 for row in rows)
     assert cv2.imread(str(sheet)).shape[1] == 3 * 2 * 192
+    assert main([*options, "--photos", str(tmp_path / "whole_lq")]) == 0
+    assert "whole_lq, 2 faces of" in capsys.readouterr().out
 
 
 def test_faces_of_a_photo_are_cut_out_with_their_landmarks(tmp_path, detector):

@@ -56,9 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m posefr.evaluation photos`."""
     shared = Path(__file__).resolve().parents[2].parent / "shared"
     add = parser.add_argument
-    add("--photos", type=Path, default=shared / "data" / "photos", help="folder with photos in sub-folders; those in "
-        "aligned_lq are faces cut out already (default: %(default)s)")  # fmt: skip
-    add("--set", action="append", help=f"sub-folder, may be given more than once (default: {', '.join(_SETS)})")
+    add("--photos", type=Path, default=shared / "data" / "photos", help="folder with photos; those in its "
+        "sub-folder aligned_lq are faces cut out already (default: %(default)s)")  # fmt: skip
+    add(
+        "--set",
+        action="append",
+        help=f"sub-folder, may be given more than once (default: "
+        f"{', '.join(_SETS)} where they are there, else the whole folder)",
+    )
     add("--limit", type=int, default=40, help="how many faces of each set, the largest ones; 0 for all "
         "(default: %(default)s)")  # fmt: skip
     add("--size", type=int, default=256, help="px that faces are cut out at and compared at (default: %(default)s)")
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         detector = load_detector(args.detector)
         restorers = chosen_restorers(args)
         faces = []
-        for group in args.set or _SETS:
+        for group in args.set or [name for name in _SETS if (args.photos / name).is_dir()] or ["."]:
             found = sorted(find_faces(args.photos / group, args.size, detector), key=lambda face: -face.side)
             faces += found[: args.limit or None]
         if not faces:
