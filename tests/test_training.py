@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from posefr.errors import PoseFRError
 from posefr.restoration.checkpoint import load_network
 from posefr.restoration.network import CONFIGURATIONS, PoseFRNet
 from posefr.training.__main__ import main
+from posefr.training.card import write_card
 from posefr.training.data import FaceCrops, PairLoader, load_crops
 from posefr.training.journal import plot_losses, read_log
 from posefr.training.processes import Processes
@@ -229,9 +230,24 @@ def test_the_command_trains_at_rising_sizes_and_goes_on_where_it_stopped(crops, 
     assert network.config.size == 128
     assert [(line["step"], line["size"]) for line in read_log(tmp_path / "log.jsonl")] == [(1, 64), (1, 128)]
     assert provenance["recipe"]["steps"] == 1
+    card = (tmp_path / "network.md").read_text()
+    assert "6 faces of the folder" in card
+    assert "`--minutes 30.0 --steps 1 --batch 1 --log-every 1 --workers 1`" in card
+    assert "1 steps of 1 faces, 1 in all" in card
+    assert "licence is not known" in card
     assert main(options) == 0
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 2
     assert read_log(tmp_path / "log.jsonl")[-1]["size"] == 128
+
+
+def test_a_card_counts_the_licences_of_a_manifest(tmp_path):
+    (tmp_path / "manifest.csv").write_text("file,source,licence\na,x,CC0\nb,x,CC0\nc,y,MIT\n")
+    provenance = {"recipe": asdict(Recipe(bf16=True)), "steps": 3, "images": 24, "minutes": 0.5, "note": "a test"}
+    card = write_card(tmp_path / "own.safetensors", tmp_path, 3, provenance, tmp_path / "absent.jsonl").read_text()
+    assert "- x: 2, licence CC0\n- y: 1, licence MIT" in card
+    assert "`--bf16`" in card
+    assert "3 steps of 8 faces, 24 in all, in 0.5 minutes" in card
+    assert "Note: a test." in card
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):

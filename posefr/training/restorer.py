@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import torch
 
 from ..errors import PoseFRError
+from ..restoration.checkpoint import read_metadata
 from ..restoration.network import CONFIGURATIONS
+from .card import write_card
 from .data import load_crops
 from .identity import IdentityLoss
 from .processes import Processes
@@ -67,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
         prior = None
     if processes.first:
-        logging.getLogger(__name__).info("Weights: %s", weights)
+        provenance = json.loads(read_metadata(weights)["provenance"])
+        card = write_card(weights, args.faces, len(crops), provenance, args.out / "log.jsonl")
+        logging.getLogger(__name__).info("Weights: %s, with the card %s", weights, card.name)
     processes.stop()
     return 0
 
