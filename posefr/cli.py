@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import sys
@@ -320,15 +321,15 @@ def _run(args: argparse.Namespace, jobs: Sequence[_Job], work: Callable[[_Job], 
 
 def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
     """What to read and where to write it. Raises PoseFRError if two files, or a file and its input, would meet."""
-    single = len(inputs) == 1 and not inputs[0].is_dir()
-    if output is not None and not output.is_dir() and output.suffix.lower() in SUFFIXES:
+    single = len(inputs) == 1 and not os.path.isdir(inputs[0])
+    if output is not None and not os.path.isdir(output) and output.suffix.lower() in SUFFIXES:
         if not single:
             raise PoseFRError(f"{output} is one file; expected a folder for several images.")
         jobs = [_Job(inputs[0], output)]
     else:
         jobs = []
         for given in inputs:
-            if not given.is_dir():
+            if not os.path.isdir(given):
                 jobs.append(_Job(given, None if output is None else output / given.name))
                 continue
             found = [p for p in _images_in(given) if output is None or output.resolve() not in p.resolve().parents]

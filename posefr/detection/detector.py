@@ -121,7 +121,7 @@ class Detector:
         if max(images.shape[2:]) < _LARGE_VIEW:
             return found
         height, width = images.shape[2:]
-        half = _resize(images, height // 2, width // 2)
+        half = _resize(images, max(1, height // 2), max(1, width // 2))
         scale = torch.tensor([width / half.shape[3], height / half.shape[2]], device=images.device)
         return [
             _join(fine, coarse, scale)
@@ -260,8 +260,11 @@ def _check(images: Tensor, threshold: float, size: int, angles: Sequence[int], t
 
 
 def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
-    """[B, H, W, 3] as [B, 3, h, w] float32 on the device, the longer side at most `size` px if that is not 0."""
-    pixels = images.to(device, torch.float32).permute(0, 3, 1, 2)
+    """[B, H, W, 3] as [B, 3, h, w] float32 on the device, the longer side at most `size` px if that is not 0.
+
+    What is not finite counts as black: one such pixel would hide every face of its image.
+    """
+    pixels = images.to(device, torch.float32).nan_to_num(0, 0, 0).permute(0, 3, 1, 2)
     height, width = pixels.shape[2:]
     longer = max(height, width)
     if not size or longer <= size:

@@ -74,7 +74,7 @@ def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     candidates = RELEASES[name].files if name in RELEASES else (name,)
     for folder in folders:
         for file in candidates:
-            if (Path(folder) / file).is_file():
+            if os.path.isfile(Path(folder) / file):
                 return Path(folder) / file
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read_state(path: Path, kind: str = "detector") -> dict[str, Tensor]:
     Raises:
         PoseFRError: the file is missing, cut short, or holds something else.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PoseFRError(f"There is no {kind} file {path}; pick another {kind} or put the file there.")
     try:
         if path.suffix == ".safetensors":

@@ -18,6 +18,9 @@ __all__ = ["FORMAT", "load_network", "read_metadata", "save_network"]
 
 FORMAT = "posefr-1"
 
+# What reading a configuration raises where its JSON is none, or holds other names, kinds or sizes than a network has.
+_UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+
 
 def save_network(
     network: PoseFRNet,
@@ -73,15 +76,24 @@ def load_network(path: Path) -> tuple[PoseFRNet, dict[str, Any]]:
         raise PoseFRError(
             f"{path.name} is not a PoseFR restorer (format {metadata.get('format', 'missing')!r}, expected {FORMAT!r})."
         )
-    try:
-        config = PoseFRConfig(**json.loads(metadata["configuration"]))
-        network = PoseFRNet(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PoseFRError(f"{path.name} holds no usable PoseFR configuration ({error}).") from None
     tensors = {name: value.float() for name, value in read_tensors(path).items()}
     try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise PoseFRError(f"{path.name} does not fit the configuration stored in it: {first}") from None
-    return network, json.loads(metadata.get("provenance", "{}"))
+        config = PoseFRConfig(**json.loads(metadata["configuration"]))
+        provenance = dict(json.loads(metadata.get("provenance", "{}")))
+        if sum(config.blocks.values()) > len(tensors):
+            raise ValueError(f"{sum(config.blocks.values())} blocks of {len(tensors)} tensors")
+        with torch.device("meta"):  # takes no memory, whatever the configuration asks for
+            expected = PoseFRNet(config).state_dict()
+    except _UNUSABLE as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PoseFRError(f"{path.name} holds no usable PoseFR configuration ({said[:200]}).") from None
+    wrong = sorted(expected.keys() ^ tensors.keys())
+    wrong += [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
+    if wrong:
+        raise PoseFRError(
+            f"{path.name} does not fit the configuration stored in it: {len(wrong)} tensors are missing, too many or "
+            f"of another shape, among them {wrong[0]!r}; download or copy it again."
+        )
+    network = PoseFRNet(config)
+    network.load_state_dict(tensors, strict=True)
+    return network, provenance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,12 +115,17 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
     for path in sorted(BUNDLED.glob("posefr-*.safetensors")):
         found.setdefault(Path(whole_name(path)).stem, path)
     for folder in folders:
-        if folder.is_dir():
+        if os.path.isdir(folder):
             for path in sorted(folder.rglob("*")):
                 name = path.relative_to(folder).with_name(whole_name(path)).as_posix()
-                if path.suffix.lower() in _EXTENSIONS and path.is_file():
+                if path.suffix.lower() in _EXTENSIONS and os.path.isfile(path):
                     found.setdefault(name, path)
     return found
+
+
+def _short(name: str | Path) -> str:
+    """A name as a message shows it."""
+    return repr(str(name)) if len(str(name)) <= 200 else f"{str(name)[:200]!r}..."
 
 
 def restorer_names(folders: Sequence[Path] = ()) -> list[str]:
@@ -131,7 +137,7 @@ def file_stamp(name: str, folders: Sequence[Path] = ()) -> tuple[int, int] | Non
     """What changes when the file behind a name does: its size in bytes and time of change; None if there is none."""
     try:
         status = (_files(folders).get(name) or Path(name)).stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
 
@@ -157,9 +163,9 @@ def load_restorer(
     path = files.get(str(name_or_path))
     if path is None:
         path = Path(name_or_path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike is_file, also for a name that no system takes
             raise PoseFRError(
-                f"There is no restorer {str(name_or_path)!r}; choose one of {', '.join(files)}, or the path of a file."
+                f"There is no restorer {_short(name_or_path)}; choose one of {', '.join(files)}, or the path of a file."
             )
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

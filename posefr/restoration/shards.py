@@ -49,7 +49,8 @@ def shard_paths(path: Path) -> list[Path]:
     paths = [path.with_name(f"{stem}-{index:05d}-of-{count:05d}{extension}") for index in range(1, count + 1)]
     missing = [p.name for p in paths if not p.is_file()]
     if missing:
-        raise PoseFRError(f"{path.name} is one of {count} files; {', '.join(missing)} should lie beside it.")
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise PoseFRError(f"{path.name} is one of {count} files; {', '.join(missing[:3])}{more} should lie beside it.")
     return paths
 
 
