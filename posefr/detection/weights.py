@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PoseFRError
+from ..imagefiles import atomic_file
 
 __all__ = ["architecture_of", "read_state", "read_weights", "write_weights"]
 
@@ -36,11 +36,7 @@ def read_state(path: Path, kind: str = "detector") -> dict[str, Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise _unreadable(path) from error
-    except Exception as error:  # safetensors' own error derives from Exception alone
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except Exception as error:  # what a damaged file raises is up to pickle, zipfile and safetensors
         raise _unreadable(path) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -97,13 +93,16 @@ def write_weights(network: nn.Module, architecture: str, path: Path, metadata: d
         architecture: its name, kept in the metadata.
         path: where to; written beside and renamed.
         metadata: more facts to keep with the weights.
+
+    Raises:
+        PoseFRError: the folder or the disk takes none.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {
         name: (value.half() if value.ndim == 4 else value).detach().cpu().contiguous()
         for name, value in network.state_dict().items()
     }
-    partial = path.with_name(path.name + ".part")
-    save_file(state, partial, {"format": "pt", "architecture": architecture, **metadata})
-    partial.replace(path)
+    data = save(state, {"format": "pt", "architecture": architecture, **metadata})
+    with atomic_file(path) as file:
+        file.write(data)

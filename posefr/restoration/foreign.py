@@ -117,8 +117,6 @@ def load_foreign(path: Path, name: str, device: torch.device) -> Restorer:
                 "pip in the Python that runs this."
             ) from None
         raise PoseFRError(f"{path.name} holds no network that is known here; {_WANTED}.") from None
-    except MemoryError:
-        raise
     except Exception as error:  # what a damaged file raises is up to pickle, zipfile and spandrel
         raise PoseFRError(
             f"{path.name} cannot be read as weights ({type(error).__name__}); it may be truncated or not a model file: "

@@ -6,18 +6,26 @@ gets all.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import PoseFRError
+from ..imagefiles import atomic_file
 
-__all__ = ["read_tensors", "shard_base", "shard_paths", "whole_name", "write_shards", "written_path"]
+__all__ = [
+    "read_tensors",
+    "shard_base",
+    "shard_paths",
+    "whole_name",
+    "write_safetensors",
+    "write_shards",
+    "written_path",
+]
 
 _SHARD = re.compile(r"(?P<base>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<extension>\.safetensors)", re.IGNORECASE)
 _HEADER = 4096  # bytes kept free in each shard for the names and the metadata's frame
@@ -73,6 +81,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def write_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Write a safetensors file, whole or not at all. Raises PoseFRError if the folder or the disk takes none."""
+    data = save(dict(tensors), dict(metadata))
+    with atomic_file(path) as file:
+        file.write(data)
+
+
 def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, mib: float) -> list[Path]:
     """Write shards of at most `mib` MiB each beside `path`; what was written there before goes.
 
@@ -80,7 +95,7 @@ def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pat
         Their paths; [path] itself where one file is enough.
 
     Raises:
-        PoseFRError: a tensor is larger than a shard may be.
+        PoseFRError: a tensor is larger than a shard may be, or the folder or the disk takes none.
     """
     room = mib * 2**20 - _HEADER - sum(len(key) + len(value) for key, value in metadata.items())
     groups: list[dict[str, Tensor]] = [{}]
@@ -99,9 +114,7 @@ def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pat
         path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}") for index in range(1, count + 1)
     ]  # fmt: skip
     for target, group in zip(paths, groups, strict=True):
-        partial = target.with_name(target.name + ".partial")
-        save_file(group, partial, dict(metadata))
-        os.replace(partial, target)
+        write_safetensors(group, metadata, target)
     for old in [path, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")]:
         if old not in paths and whole_name(old) == path.name:
             old.unlink(missing_ok=True)

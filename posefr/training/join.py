@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-
-from safetensors.torch import save_file
 
 from ..errors import PoseFRError
 from ..restoration.checkpoint import read_metadata
-from ..restoration.shards import read_tensors, shard_base
+from ..restoration.shards import read_tensors, shard_base, write_safetensors
 
 __all__ = ["add_arguments", "run"]
 
@@ -30,8 +27,6 @@ def run(args: argparse.Namespace) -> int:
         raise PoseFRError(f"{args.shard.name} is not called as a shard is, NAME-00001-of-00003.safetensors.")
     output: Path = args.output or args.shard.with_name(found[0])
     metadata = read_metadata(args.shard)
-    partial = output.with_name(output.name + ".partial")
-    save_file(read_tensors(args.shard), partial, metadata)
-    os.replace(partial, output)
+    write_safetensors(read_tensors(args.shard), metadata, output)
     print(output)
     return 0

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import PoseFRError
 from ..restoration.checkpoint import read_metadata
 from ..restoration.network import PoseFRConfig, PoseFRNet
-from ..restoration.shards import read_tensors
+from ..restoration.shards import read_tensors, write_safetensors
 from ..restoration.stylegan2 import Synthesis
 
 __all__ = ["MappingNetwork", "Prior", "PriorConfig", "load_prior", "save_prior", "take_prior"]
@@ -121,10 +119,7 @@ def save_prior(prior: Prior, path: Path, provenance: Mapping[str, Any], dtype: t
         "configuration": json.dumps(asdict(prior.config)),
         "provenance": json.dumps(dict(provenance)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    write_safetensors(tensors, metadata, path)
 
 
 def load_prior(path: Path) -> tuple[Prior, dict[str, Any]]:
