@@ -3,9 +3,9 @@
     python -m tests.fuzz [--cases 2400] [--seed 0]
 
 A case takes a whole file, damages it (bytes changed, cut, doubled, inserted; headers rewritten) and reads it. What can
-be read is written again, half of the time onto a disk that fills up on the way. A case fails if anything but PoseFRError
-is raised, if a reader takes longer than 30 s or ends the process, if code in a file runs, or if a file stays behind that
-is half-written. The same seed makes the same cases; `--only KIND:NUMBER` runs one of them again.
+be read is written again, half of the time onto a disk that fills up on the way. A case fails if anything but a
+PoseFRError is raised, if a reader takes longer than 30 s or ends the process, if code in a file runs, or if a file stays
+behind that is half-written. The same seed makes the same cases; `--only KIND:NUMBER` runs one of them again.
 """
 
 from __future__ import annotations
