@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import PoseFRError
+from .errors import PoseFRError, brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ def read_picture(path: Path) -> Picture:
     except PoseFRError:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged files
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else brief(error)
         raise PoseFRError(
             f"{path} is not an image that can be read ({reason}); expected a whole png, jpg, webp, bmp or tiff file."
         ) from error

@@ -4,8 +4,8 @@
 
 A case takes a whole file, damages it (bytes changed, cut, doubled, inserted; headers rewritten) and reads it. What can
 be read is written again, half of the time onto a disk that fills up on the way. A case fails if anything but a
-PoseFRError is raised, if a reader takes longer than 30 s or ends the process, if code in a file runs, or if a file stays
-behind that is half-written. The same seed makes the same cases; `--only KIND:NUMBER` runs one of them again.
+PoseFRError is raised, if a reader takes longer than 30 s or ends the process, if code in a file runs, or if a
+half-written file stays behind. The same seed makes the same cases; `--only KIND:NUMBER` runs one of them again.
 """
 
 from __future__ import annotations
@@ -354,7 +354,12 @@ def watch(kind: str, seed: int, first: int, count: int) -> tuple[Counter[str], l
         command = [sys.executable, "-m", "tests.fuzz", "--seed", str(seed)]
         command += ["--worker", f"{kind}:{number}:{last - number}"]
         running: int | None = None
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        with (
+            tempfile.TemporaryFile() as noise,  # the decoders' own complaints, and a crash's stack
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=noise, text=True
+            ) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
                 word, _, rest = line.strip().partition(" ")
@@ -366,13 +371,16 @@ def watch(kind: str, seed: int, first: int, count: int) -> tuple[Counter[str], l
                     if outcome == "failed":
                         failures.append(f"{kind}:{running}: {said}")
                     number, running = (running or 0) + 1, None
+            process.wait()
+            noise.seek(0)
+            last_words = noise.read()[-1500:].decode(errors="replace")
         if running is not None:
             how = f"took longer than {SECONDS} s" if process.returncode == -signal.SIGALRM else "ended the process"
-            failures.append(f"{kind}:{running}: {how} (status {process.returncode})")
+            failures.append(f"{kind}:{running}: {how} (status {process.returncode})\n{last_words}")
             ended["failed"] += 1
             number = running + 1
         elif number < last:
-            raise SystemExit(f"the process for {kind} did not start (status {process.returncode})")
+            raise SystemExit(f"the process for {kind} did not start (status {process.returncode}):\n{last_words}")
     return ended, failures
 
 

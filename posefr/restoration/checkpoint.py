@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..errors import PoseFRError
+from ..errors import PoseFRError, brief
 from .network import PoseFRConfig, PoseFRNet
 from .shards import read_tensors, write_shards
 
@@ -61,7 +61,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise PoseFRError(f"There is no file {path}; choose a weights file that exists.") from None
     except (SafetensorError, OSError) as error:
         raise PoseFRError(
-            f"{path.name} is not a readable safetensors file ({error}); it may be truncated: download or copy it again."
+            f"{path.name} is not a readable safetensors file ({brief(error)}); it may be truncated: download or copy it "
+            "again."
         ) from None
 
 
@@ -85,8 +86,7 @@ def load_network(path: Path) -> tuple[PoseFRNet, dict[str, Any]]:
         with torch.device("meta"):  # takes no memory, whatever the configuration asks for
             expected = PoseFRNet(config).state_dict()
     except _UNUSABLE as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PoseFRError(f"{path.name} holds no usable PoseFR configuration ({said[:200]}).") from None
+        raise PoseFRError(f"{path.name} holds no usable PoseFR configuration ({brief(error)}).") from None
     wrong = sorted(expected.keys() ^ tensors.keys())
     wrong += [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
     if wrong:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import PoseFRError
+from ..errors import PoseFRError, brief
 from ..imagefiles import atomic_file
 
 __all__ = [
@@ -75,8 +75,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 tensors.update((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise PoseFRError(
-                f"{part.name} is not a readable safetensors file ({error}); it may be truncated: download or copy it "
-                f"again."
+                f"{part.name} is not a readable safetensors file ({brief(error)}); it may be truncated: download or copy "
+                "it again."
             ) from None
     return tensors
 
