@@ -61,8 +61,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise PoseFRError(f"There is no file {path}; choose a weights file that exists.") from None
     except (SafetensorError, OSError) as error:
         raise PoseFRError(
-            f"{path.name} is not a readable safetensors file ({brief(error)}); it may be truncated: download or copy it "
-            "again."
+            f"{path.name} is not a readable safetensors file ({brief(error)}); it may be truncated: download it again."
         ) from None
 
 

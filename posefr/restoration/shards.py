@@ -75,8 +75,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 tensors.update((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise PoseFRError(
-                f"{part.name} is not a readable safetensors file ({brief(error)}); it may be truncated: download or copy "
-                "it again."
+                f"{part.name} is not a readable safetensors file ({brief(error)}); it may be truncated: download it "
+                "again."
             ) from None
     return tensors
 
