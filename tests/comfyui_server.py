@@ -77,7 +77,12 @@ class Server:
 
 @contextmanager
 def running(
-    comfyui: ComfyUI, base: Path, *, nodes: Mapping[str, str] | None = None, extra_paths: str = ""
+    comfyui: ComfyUI,
+    base: Path,
+    *,
+    nodes: Mapping[str, str] | None = None,
+    extra_paths: str = "",
+    pack: Path | None = None,
 ) -> Iterator[Server]:
     """Run ComfyUI on the CPU, on the loopback alone, until the block ends.
 
@@ -85,13 +90,15 @@ def running(
         base: an existing folder, which gets custom_nodes, input, output, models and server.log.
         nodes: sources of further nodes, by the name of their file in custom_nodes.
         extra_paths: the text of an extra_model_paths.yaml.
+        pack: the pack, if it is in base/custom_nodes already; otherwise this checkout is linked there.
     """
     for folder in ("custom_nodes", "input", "output", "temp", "user/default", "models"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     # no first-run dialogue in the front end, and text on the nodes however small they are shown
     settings = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 0}
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(settings))
-    (base / "custom_nodes" / "ComfyUI-PoseFR").symlink_to(ROOT, target_is_directory=True)
+    if pack is None:
+        (base / "custom_nodes" / "ComfyUI-PoseFR").symlink_to(ROOT, target_is_directory=True)
     for name, source in (nodes or {}).items():
         (base / "custom_nodes" / name).write_text(source)
     with socket.socket() as probe:
