@@ -2,8 +2,8 @@
 
     COMFYUI_DIR=... COMFYUI_PYTHON=... python .ci/registry.py
 
-The commands comfy (of comfy-cli) and comfy-test have to be on the search path or beside this Python. `comfy node pack` says which
-files are published; they are put into a ComfyUI, which comfy-test then drives.
+The commands comfy (of comfy-cli) and comfy-test have to be on the search path or beside this Python. `comfy node pack`
+says which files are published; they are put into a ComfyUI, which comfy-test then drives.
 """
 
 from __future__ import annotations
