@@ -126,6 +126,31 @@ class FrontEnd:
             [kind, widget, value],
         )
 
+    def select(self, kind: str) -> None:
+        """Click on the first node of a type."""
+        self.page.evaluate(f"{APP}.canvas.selectNode({APP}.graph.nodes.find(node => node.type === '{kind}'))")
+        self.page.wait_for_timeout(700)
+
+    def numbers(self, kind: str) -> list[int]:
+        """The ids of the nodes of a type."""
+        return self.page.evaluate(f"{APP}.graph.nodes.filter(node => node.type === '{kind}').map(node => node.id)")
+
+    def connect_picture(self, photo: str) -> None:
+        """Put a Load Image before the only node of the graph, and a Save Image behind it."""
+        self.page.evaluate(
+            f"""photo => {{
+              const graph = {APP}.graph, node = graph.nodes[0];
+              const [load, save] = ['LoadImage', 'SaveImage'].map(kind => LiteGraph.createNode(kind));
+              for (const made of [load, save]) graph.add(made);
+              load.pos = [node.pos[0] - 400, node.pos[1]];
+              save.pos = [node.pos[0] + node.size[0] + 100, node.pos[1]];
+              load.widgets.find(widget => widget.name === 'image').value = photo;
+              load.connect(0, node, node.inputs.findIndex(input => input.name === 'image'));
+              node.connect(node.outputs.findIndex(output => output.name === 'image'), save, 0);
+            }}""",
+            photo,
+        )
+
     def replace_sampler(self, name: str) -> None:
         """What `examples.without_sampler` does, to the graph of the example `name` that is loaded."""
         given = [*examples.INSTEAD_OF_SAMPLER[name], examples.SAMPLER]
