@@ -1,0 +1,141 @@
+"""Measures how steady restored faces are in clips that are panned, zoomed and made noisy from held-out photos."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..detection import Detector, load_detector
+from ..errors import PoseFRError
+from ..faces import Faces
+from ..geometry import apply_transform, crop_faces, invert_similarity, sample_crops
+from ..pipeline import restore_crops
+from ..restoration import Restorer, load_restorer, restorer_names
+from ..tracking import smooth_faces, track_faces
+
+__all__ = ["add_arguments", "run"]
+
+_SIZE = 256  # px, of the clip
+_SCALE, _ZOOM = 0.4, 1.25  # px of the clip to one of the photo at first, and how much that grows
+_PAN = (30.0, -22.0)  # px over the clip
+_PARTS = 3  # of a clip, in each of which drift is measured
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A photo that moves: frames [T, S, S, 3] without and with noise, and the motion [T, 2, 3] from photo to frame."""
+
+    name: str
+    truth: Tensor
+    noisy: Tensor
+    motion: Tensor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m posefr.evaluation video`."""
+    shared = Path(__file__).resolve().parents[2].parent / "shared"
+    add = parser.add_argument
+    add("--faces", type=Path, default=shared / "data" / "validation", help="photos of a face (default: %(default)s)")
+    add("--limit", type=int, default=6, help="how many photos; 0 for all (default: %(default)s)")
+    add("--frames", type=int, default=32, help="of a clip (default: %(default)s)")
+    add("--noise", type=float, default=0.04, help="standard deviation, of a range of 1 (default: %(default)s)")
+    add("--restorer", action="append", help="name or path, may be given more than once (default: all bundled)")
+    add("--fidelity", type=float, default=1.0, help="(default: %(default)s)")
+    add("--detector", default="bundled", help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; returns the exit status."""
+    paths = sorted(p for p in args.faces.glob("*") if p.suffix.lower() in (".webp", ".png", ".jpg"))
+    try:
+        if not paths:
+            raise PoseFRError(f"There are no pictures in {args.faces}; name another folder with --faces.")
+        detector = load_detector(args.detector)
+        restorers = [load_restorer(name) for name in args.restorer or restorer_names()]
+    except PoseFRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    clips = [_clip(path, args.frames, args.noise, seed) for seed, path in enumerate(paths[: args.limit or None])]
+    for restorer in restorers:
+        figures = [
+            row for clip in tqdm(clips, unit="clip") if (row := _measure(clip, detector, restorer, args.fidelity))
+        ]
+        if not figures:
+            print("No face was followed through a whole clip.")
+            return 1
+        means = {name: sum(row[name] for row in figures) / len(figures) for name in figures[0]}
+        print(f"\n{restorer.name}: {len(figures)} of {len(clips)} clips of {args.frames} frames, noise {args.noise:g}")
+        print(f"{'':38}{'frame by frame':>16}{'steadied':>12}{'ratio':>8}")
+        for name, unit in _ROWS.items():
+            before, after = means[f"{name} before"], means[f"{name} after"]
+            print(f"{name + ', ' + unit:38}{before:16.3f}{after:12.3f}{before / after:8.2f}")
+        print(f"{'drift, px, the worst clip':38}{'':16}{max(row['drift'] for row in figures):12.3f}")
+    return 0
+
+
+_ROWS = {"jitter of the crop's corners": "px", "temporal difference": "1/255", "error": "1/255"}
+
+
+def _clip(path: Path, count: int, noise: float, seed: int) -> Clip:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    photo = torch.from_numpy(picture[..., ::-1].copy()).float()[None] / 255
+    side = max(photo.shape[1:3])
+    time = torch.linspace(0, 1, count)
+    scale = _SCALE * 512 / side * _ZOOM**time
+    centre = _SIZE / 2 + torch.tensor(_PAN) * (time[:, None] - 0.5)
+    middle = torch.tensor([photo.shape[2] / 2, photo.shape[1] / 2])
+    shift = centre - scale[:, None] * middle
+    motion = torch.cat([torch.eye(2) * scale[:, None, None], shift[:, :, None]], dim=2)
+    truth = sample_crops(photo, torch.zeros(count, dtype=torch.int64), motion, _SIZE)
+    generator = torch.Generator().manual_seed(seed)
+    return Clip(path.name, truth, (truth + noise * torch.randn(truth.shape, generator=generator)).clamp(0, 1), motion)
+
+
+def _measure(clip: Clip, detector: Detector, restorer: Restorer, fidelity: float) -> dict[str, float] | None:
+    tracked = track_faces(detector.detect(clip.noisy, threshold=0.3))
+    if not len(tracked):
+        return None
+    raw = tracked[tracked.track == tracked.track.mode().values]
+    if len(raw) < len(clip.truth):
+        return None
+    smooth = smooth_faces(raw)
+    forgotten = Faces.make(raw.frame, raw.box, raw.landmarks, raw.score, raw.image_size, raw.frames)
+    before, mask = _restored(clip, forgotten, restorer, fidelity)
+    after, other_mask = _restored(clip, smooth, restorer, fidelity)
+    face = (mask > 0.5) & (other_mask > 0.5)
+    corners = [_corners_in_photo(clip, faces) for faces in (raw, smooth)]
+    figures = {}
+    for name, out, places in (("before", before, corners[0]), ("after", after, corners[1])):
+        error = (out - clip.truth) * 255
+        both = face[1:] & face[:-1]
+        figures[f"jitter of the crop's corners {name}"] = _rms(places.diff(dim=0)) * 2**0.5
+        figures[f"temporal difference {name}"] = _rms(error.diff(dim=0)[both])
+        figures[f"error {name}"] = _rms(error[face])
+    parts = zip(corners[0].chunk(_PARTS), corners[1].chunk(_PARTS), strict=True)
+    figures["drift"] = max(float((seen.mean(dim=0) - told.mean(dim=0)).norm(dim=1).max()) for seen, told in parts)
+    return figures
+
+
+def _restored(clip: Clip, faces: Faces, restorer: Restorer, fidelity: float) -> tuple[Tensor, Tensor]:
+    raise NotImplementedError
+
+
+def _corners_in_photo(clip: Clip, faces: Faces) -> Tensor:
+    """[T, 4, 2]: the crop's corners, taken back into the photo, where a face stands still; in px of the middle frame."""
+    transforms = crop_faces(clip.noisy, faces, 8).transforms
+    square = torch.tensor([[0.0, 0.0], [8.0, 0.0], [8.0, 8.0], [0.0, 8.0]]).expand(len(faces), -1, -1)
+    places = apply_transform(invert_similarity(transforms.double()), square.double())
+    motion = clip.motion[faces.frame].double()
+    scale = float(torch.hypot(motion[:, 0, 0], motion[:, 1, 0]).mean())
+    return apply_transform(invert_similarity(motion), places) * scale
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
