@@ -37,6 +37,7 @@ from .posefr.report import faces_report
 from .posefr.restoration import file_stamp, load_restorer, restorer_from, restorer_names
 from .posefr.selection import ORDERS, select_faces, split_faces
 from .posefr.sharpness import face_sharpness
+from .posefr.steadying import steady_restored
 from .posefr.tracking import smooth_faces, track_faces
 
 Detector = io.Custom("POSEFR_DETECTOR")
@@ -1051,6 +1052,8 @@ class RestoreFaces(_Node):
             )
         (stage,) = host.progress()
         restored, halved = _restore(restorer, images, fidelity, seed, stage)
+        if crops is not None and len(crops) == len(images):
+            restored = steady_restored(restored, crops.faces)  # where Track Faces has told which belong together
         said = f"{_plural(len(images), 'face')} restored"
         return cls.done(host.hand_over(restored), said=said, warnings=(halved,))
 
@@ -1345,6 +1348,8 @@ class RestoreFacesInImage(_Node):
         faces = select_faces(faces, order="area", limit=limit)
         crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame)
         restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
+        if video:
+            restored = steady_restored(restored, faces)
         out, covered = paste_faces(
             images,
             crops,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .restoration import load_restorer
     from .selection import select_faces
     from .sharpness import face_sharpness
+    from .steadying import steady_restored
     from .tracking import smooth_faces, track_faces
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "restore_images",
     "select_faces",
     "smooth_faces",
+    "steady_restored",
     "track_faces",
 ]
 
@@ -57,6 +59,7 @@ _HOME = {
     "restore_images": "pipeline",
     "select_faces": "selection",
     "smooth_faces": "tracking",
+    "steady_restored": "steadying",
     "track_faces": "tracking",
 }
 

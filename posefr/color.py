@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .masks import shape_distance, soft_edge
 
-__all__ = ["COLOR_MATCHES", "match_color", "oklab_to_srgb", "srgb_to_oklab"]
+__all__ = ["COLOR_MATCHES", "apply_color", "color_change", "match_color", "oklab_to_srgb", "srgb_to_oklab"]
 
 COLOR_MATCHES = ("none", "mean_std", "wavelet", "detail")
 
@@ -31,7 +31,12 @@ _OKLAB = (
 
 
 def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
-    """Give a restored crop the colours of the crop that it was made from.
+    """Give a restored crop [S, S, 3] the colours of the crop that it was made from: `color_change`, applied."""
+    return apply_color(restored, color_change(restored, source, method), method)
+
+
+def color_change(restored: Tensor, source: Tensor, method: str) -> Tensor:
+    """What gives a restored crop the colours of the crop that it was made from, in few numbers.
 
     Args:
         restored: [S, S, 3] float32, 0..1.
@@ -41,14 +46,13 @@ def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
             the same up to 32 cycles, so that features keep their shape and only fine texture is the restored one's.
 
     Returns:
-        [S, S, 3] float32, which may leave 0..1 slightly.
+        For `apply_color`: nothing; an affine map of colours, [3, 4]; or what is to be added, small, [3, s, s]. The
+        means of such changes are changes too.
     """
     if method == "none":
-        return restored
+        return restored.new_zeros(0)
     if method in _LOW_BANDS:
-        low = _shrink(source, _LOW_BANDS[method]) - _shrink(restored, _LOW_BANDS[method])
-        size = list(restored.shape[:2])
-        return restored + F.interpolate(low, size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2)
+        return (_shrink(source, _LOW_BANDS[method]) - _shrink(restored, _LOW_BANDS[method]))[0]
     centres = (torch.arange(_STATISTICS_SIZE, device=restored.device) + 0.5) / _STATISTICS_SIZE
     across, down = torch.meshgrid(centres, centres, indexing="xy")
     weight = soft_edge(shape_distance("ellipse", across, down), 0.1).reshape(-1, 1)
@@ -66,17 +70,21 @@ def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
     ridge = _RIDGE * torch.eye(3, device=restored.device)
     change = torch.linalg.solve(spread.T @ (spread * weight) + ridge, (spread * weight).T @ (target - small - shift))
     change = change + torch.eye(3, device=restored.device)
-    return _affine(restored, change, middle + shift - middle @ change)
+    return torch.cat([change.T, (middle + shift - middle @ change)[:, None]], dim=1)
 
 
-def _affine(crop: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Colours [S, S, 3] times a matrix [3, 3], plus an offset [3]."""
-    if crop.device.type != "cpu":
-        return crop @ matrix + offset
+def apply_color(restored: Tensor, change: Tensor, method: str) -> Tensor:
+    """A crop [S, S, 3], float32, with a change from `color_change` by the same method; it may leave 0..1 slightly."""
+    if method == "none":
+        return restored
+    if method in _LOW_BANDS:
+        size = list(restored.shape[:2])
+        return restored + F.interpolate(change[None], size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2)
+    if restored.device.type != "cpu":
+        return restored @ change[:, :3].T + change[:, 3]
     import cv2
 
-    rows = torch.cat([matrix.T, offset[:, None]], dim=1)  # as OpenCV has them: column vectors
-    return torch.from_numpy(cv2.transform(crop.detach().numpy(), rows.numpy()))  # twenty times as fast
+    return torch.from_numpy(cv2.transform(restored.detach().numpy(), change.numpy()))  # a twentieth of torch's time
 
 
 def _shrink(crop: Tensor, size: int) -> Tensor:

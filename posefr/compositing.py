@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import memory
-from .color import COLOR_MATCHES, match_color
+from .color import COLOR_MATCHES, apply_color, color_change
 from .errors import PoseFRError
 from .geometry import Crops, apply_transform, check_images, invert_similarity, sample_crops
 from .masks import MASK_SHAPES, face_outline, feather_inwards, grow_mask, shape_distance, shape_extent, soft_edge
 from .resampling import resample
+from .steadying import smooth_over_tracks
 
 __all__ = ["paste_faces"]
 
@@ -53,7 +54,8 @@ def paste_faces(
         feather: width of the soft edge, inside the mask, in per cent of the crop's side, 0..50. There is always a soft
             edge towards the crop's border.
         color_match: `none`, `mean_std` (in OKLab, over the face), `wavelet` (the input's lowest frequencies) or
-            `detail` (all but the highest frequencies are the input's).
+            `detail` (all but the highest frequencies are the input's). Over the
+            frames of a track it changes smoothly.
         strength: 0 (the input) to 1 (the restored face).
         mask_space: `crop` or `image`, what a mask tensor covers; found from its size where None, as `image` if it fits
             both.
@@ -89,6 +91,7 @@ def paste_faces(
     transforms = crops.transforms.cpu().double() * (size / crops.size)
     transforms[:, :, :2] /= _enlargement(images, crops)
     outlines = face_outline(crops.faces.landmarks.to(device), crops.transforms.to(device), crops.size)
+    colors = _color_changes(crops, restored, color_match, device)
     out = memory.copy(images)
     coverage = memory.zeros(images.shape[:3], device)
     first = torch.zeros(1, dtype=torch.int64)
@@ -110,7 +113,7 @@ def paste_faces(
         weight *= 1 - coverage[region]
         coverage[region] += weight
 
-        picture = match_color(restored[i].to(device, torch.float32), crops.images[i].to(device), color_match)
+        picture = apply_color(restored[i].to(device, torch.float32), colors[i], color_match)
         keep = min(max(3 - 2 * place.scale, 0.0), 1.0)
         if keep:
             own = sample_crops(images[frame : frame + 1], first, transforms[i : i + 1], size)[0]
@@ -118,6 +121,15 @@ def paste_faces(
         face = resample(picture, place.matrix, (place.left, place.top, place.width, place.height))
         _blend(out[region][:, :, :3], images[region][:, :, :3].float(), face, keep, weight.mul_(strength))
     return out, coverage
+
+
+def _color_changes(crops: Crops, restored: Tensor, method: str, device: torch.device) -> list[Tensor]:
+    """Of each crop; those of a track are smoothed over its frames, so that they do not flicker."""
+    changes = [
+        color_change(picture.to(device, torch.float32), source.to(device), method)
+        for picture, source in zip(restored, crops.images, strict=True)
+    ]
+    return list(smooth_over_tracks(torch.stack(changes), crops.faces)) if changes else []
 
 
 def _blend(result: Tensor, below: Tensor, face: Tensor, keep: float, weight: Tensor) -> None:

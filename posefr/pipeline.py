@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .compositing import paste_faces
 from .geometry import crop_faces
 from .selection import select_faces
+from .steadying import steady_restored
+from .tracking import smooth_faces, track_faces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +60,7 @@ def restore_report(
     grow: float = 0.0,
     color_match: str = "mean_std",
     strength: float = 1.0,
+    video: bool = False,
     batch: int = 8,
     on_chunk: Callable[[str, int, int], None] | None = None,
 ) -> Result:
@@ -78,6 +81,7 @@ def restore_report(
         grow: how far the mask's border is moved outwards, or inwards if below 0, per cent of the face's size.
         color_match: `none`, `mean_std`, `wavelet` or `detail`.
         strength: 0..1; 0 returns the input.
+        video: the images are the frames of a video: faces are tracked, gaps filled, crops and restored faces steadied.
         batch: images, and crops, per forward pass.
         on_chunk: called as (stage, done, total) between forward passes, stage being `detect` or `restore`; what it
             raises ends the work.
@@ -88,11 +92,14 @@ def restore_report(
     found = detector.detect(
         images, threshold=threshold, size=size, angles=angles, batch=batch, on_chunk=_stage(on_chunk, "detect")
     )
-    faces = select_faces(found, **select) if select else found
+    faces = smooth_faces(track_faces(found)) if video else found
+    faces = select_faces(faces, **select) if select else faces
     crops = crop_faces(images, faces, size=restorer.size, frame=restorer.frame)
     restored = restorer.restore(
         crops.images, fidelity=fidelity, seed=seed, batch=batch, on_chunk=_stage(on_chunk, "restore")
     )
+    if video:
+        restored = steady_restored(restored, faces)
     pasted, used = paste_faces(
         images, crops, restored, mask=mask, feather=feather, grow=grow, color_match=color_match, strength=strength
     )

@@ -206,6 +206,44 @@ def test_pastes_onto_an_enlargement(factor: int) -> None:
     assert float(large.sum()) == pytest.approx(float(small.sum()) * factor**2, rel=0.03)
 
 
+@pytest.mark.parametrize("restored_size", [64, 256])
+@pytest.mark.parametrize("degrees", [0, 25])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_on_an_enlargement_the_face_lands_within_a_tenth_of_a_pixel(
+    factor: int, degrees: float, restored_size: int
+) -> None:
+    """A tenth of a px of the enlarged picture, which is a fortieth of the original's at four times."""
+    images, (x, y), side = torch.zeros(1, 80, 90, 3), (44.3, 38.8), 50.0
+    crops = crops_of(images, [face(side, x, y, degrees)], 64)
+    dot = torch.tensor([0.43, 0.61])
+    at = (torch.arange(restored_size) + 0.5) / restored_size
+    u, v = torch.meshgrid(at, at, indexing="xy")
+    blob = torch.exp(-((u - dot[0]) ** 2 + (v - dot[1]) ** 2) / (2 * 0.05**2))
+    enlarged = torch.zeros(1, 80 * factor, 90 * factor, 3)
+    seen = paste_faces(enlarged, crops, blob[None, :, :, None].expand(-1, -1, -1, 3))[0][0, :, :, 0]
+    rows, columns = torch.meshgrid(torch.arange(80 * factor) + 0.5, torch.arange(90 * factor) + 0.5, indexing="ij")
+    found = torch.stack([(seen * columns).sum(), (seen * rows).sum()]) / seen.sum()
+    a = math.radians(degrees)
+    turn = torch.tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+    expected = (torch.tensor([x, y]) + (dot - 0.5) * side @ turn) * factor
+    assert (found - expected).norm() < 0.1
+
+
+@pytest.mark.parametrize("color_match", COLOR_MATCHES)
+@pytest.mark.parametrize("mask", MASK_SHAPES)
+def test_at_strength_0_every_bit_stays(mask: str, color_match: str) -> None:
+    """Of values below 0 and above 1, of negative zeros and of what is not finite too."""
+    images = noise(1, 70, 70, 3) * 3 - 1
+    images[0, 30, 30], images[0, 31, 40], images[0, 32, 32] = float("nan"), float("-inf"), -0.0
+    for pixels in (images, noise(1, 70, 70, 3), images.half()):
+        crops = crops_of(pixels, [face(50, 33, 34, 20)])
+        restored = noise(1, 64, 64, 3)
+        out, covered = paste_faces(pixels, crops, restored, mask=mask, color_match=color_match, strength=0)
+        kind = torch.int32 if pixels.dtype == torch.float32 else torch.int16
+        assert torch.equal(out.view(kind), pixels.view(kind))
+        assert covered.max() == 1
+
+
 def test_a_40_px_face_pasted_from_512_does_not_alias() -> None:
     images = torch.full((1, 60, 60, 3), 0.5)
     crops = crops_of(images, [face(40, 30, 30, 12)], 512)

@@ -89,6 +89,64 @@ def test_a_network_from_the_hosts_folder_makes_a_mask_to_paste_with(weights: Pat
     assert parser.parse(crops.images[:0]).shape == (0, 512, 512)
 
 
+def label_map(size: int = 512) -> Tensor:
+    """[size, size] BiSeNet's classes as on a portrait: hair around the skin, brows, eyes, nose, lips, ears, neck."""
+    at = (torch.arange(size) + 0.5) / size
+    v, u = torch.meshgrid(at, at, indexing="ij")
+    labels = torch.zeros(size, size, dtype=torch.int64)
+
+    def ellipse(number: int, x: float, y: float, across: float, down: float) -> None:
+        labels[((u - x) / across) ** 2 + ((v - y) / down) ** 2 < 1] = number
+
+    ellipse(17, 0.5, 0.42, 0.40, 0.40)  # hair
+    labels[(v > 0.75) & ((u - 0.5).abs() < 0.17)] = 14  # neck
+    labels[v > 0.95] = 16  # cloth
+    for number, x in ((7, 0.19), (8, 0.81)):  # ears
+        ellipse(number, x, 0.52, 0.04, 0.09)
+    ellipse(1, 0.5, 0.55, 0.30, 0.36)  # skin
+    for number, x, y, across, down in (
+        (2, 0.38, 0.40, 0.08, 0.02), (3, 0.62, 0.40, 0.08, 0.02), (4, 0.38, 0.46, 0.05, 0.025),
+        (5, 0.62, 0.46, 0.05, 0.025), (10, 0.5, 0.58, 0.06, 0.09), (11, 0.5, 0.735, 0.07, 0.01),
+        (12, 0.5, 0.72, 0.10, 0.02), (13, 0.5, 0.755, 0.09, 0.02),
+    ):  # fmt: skip
+        ellipse(number, x, y, across, down)
+    return labels
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_a_portraits_parts_are_pasted_without_a_seam_and_nothing_else_changes(degrees: float) -> None:
+    """The skin with all that is in it is one closed patch; hair, neck and background keep every bit."""
+    parser = Parser("bisenet", Painter(0.485, 0.229), "bisenet")
+    labels = label_map()
+    skin = parser.parse((labels / 32.0)[None, :, :, None].expand(-1, -1, -1, 3), ["skin"])
+    angle = torch.deg2rad(torch.tensor(degrees))
+    turn = torch.tensor([[angle.cos(), angle.sin()], [-angle.sin(), angle.cos()]])
+    points = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.2], [-0.8, 2.2], [0.8, 2.2]]) - torch.tensor([0.0, 0.22])
+    points = (points * 200 / 8) @ turn + 120
+    images = torch.full((1, 240, 240, 3), 0.3)
+    faces = Faces.make(torch.zeros(1), torch.tensor([[60.0, 60, 180, 180]]), points[None], torch.ones(1), (240, 240), 1)
+    crops = crop_faces(images, faces, 256)
+    out, covered = paste_faces(
+        images, crops, torch.full((1, 256, 256, 3), 0.6), mask=skin, mask_space="crop", feather=4
+    )
+    centres = torch.stack(torch.meshgrid(torch.arange(240) + 0.5, torch.arange(240) + 0.5, indexing="xy"), dim=-1)
+    u, v = (((centres - 120) @ turn.T / 200 + 0.5) * 512).long().unbind(-1)
+    inside = (u >= 0) & (u < 512) & (v >= 0) & (v < 512)
+    seen = torch.where(inside, labels[v.clamp(0, 511), u.clamp(0, 511)], 0)
+    covered, out = covered[0], out[0, :, :, 0]
+    for number in (4, 5, 10, 12, 13):  # eyes, nose and lips lie well inside the skin
+        assert covered[seen == number].min() > 0.95
+    assert covered[(seen == 1)].mean() > 0.7
+    # A px of the image is 2.6 of the label map: its border is known to one px.
+    far = -torch.nn.functional.max_pool2d(-((seen == 17) | (seen == 0) | (seen == 16)).float()[None], 5, 1, 2)[0] == 1
+    assert far.sum() > 10_000
+    assert out[far].eq(torch.tensor(0.3)).all()
+    slope = torch.maximum(out.diff(dim=0)[:, 1:].abs(), out.diff(dim=1)[1:].abs())
+    ramp = (covered[1:, 1:] > 0.2) & (covered[1:, 1:] < 0.8)
+    assert slope[covered[1:, 1:] < 0.02].max() < 0.6 * slope[ramp].max()
+    assert slope.max() < 0.3 * torch.pi / 2 / (0.04 * 200) * 1.5
+
+
 def test_what_is_missing_or_wrong_is_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(
         PoseFRError, match=r"parsing_bisenet.pth is not in .*; fetch https://github.com/xinntao/facexlib/"

@@ -1,4 +1,4 @@
-"""`python -m posefr.evaluation`: measure detectors, poses and restorers on held-out data and draw the result."""
+"""`python -m posefr.evaluation`: measure detectors, poses, restorers and steadiness on held-out data and draw the result."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import detector, photos, pose, restore
+from . import detector, photos, pose, restore, video
+
+_COMMANDS = {"restore": restore, "photos": photos, "video": video, "detector": detector, "pose": pose}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m posefr.evaluation", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in (("restore", restore), ("photos", photos), ("detector", detector), ("pose", pose)):
+    for name, module in _COMMANDS.items():
         command = commands.add_parser(name, help=(module.__doc__ or "").split("\n")[0])
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -6,18 +6,20 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..compositing import paste_faces
 from ..detection import Detector, load_detector
 from ..errors import PoseFRError
 from ..faces import Faces
 from ..geometry import apply_transform, crop_faces, invert_similarity, sample_crops
-from ..pipeline import restore_crops
 from ..restoration import Restorer, load_restorer, restorer_names
+from ..steadying import steady_restored
 from ..tracking import smooth_faces, track_faces
 
 __all__ = ["add_arguments", "run"]
@@ -25,7 +27,7 @@ __all__ = ["add_arguments", "run"]
 _SIZE = 256  # px, of the clip
 _SCALE, _ZOOM = 0.4, 1.25  # px of the clip to one of the photo at first, and how much that grows
 _PAN = (30.0, -22.0)  # px over the clip
-_PARTS = 3  # of a clip, in each of which drift is measured
+_PARTS = 3  # of a clip, in each of which the crop's mean place is compared with that in the clip without noise
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
             raise PoseFRError(f"There are no pictures in {args.faces}; name another folder with --faces.")
         detector = load_detector(args.detector)
         restorers = [load_restorer(name) for name in args.restorer or restorer_names()]
+        clips = [_clip(path, args.frames, args.noise, seed) for seed, path in enumerate(paths[: args.limit or None])]
     except PoseFRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    clips = [_clip(path, args.frames, args.noise, seed) for seed, path in enumerate(paths[: args.limit or None])]
     for restorer in restorers:
         figures = [
             row for clip in tqdm(clips, unit="clip") if (row := _measure(clip, detector, restorer, args.fidelity))
@@ -84,7 +86,9 @@ _ROWS = {"jitter of the crop's corners": "px", "temporal difference": "1/255", "
 
 
 def _clip(path: Path, count: int, noise: float, seed: int) -> Clip:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    picture: Any = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise PoseFRError(f"{path} cannot be read as a picture.")
     photo = torch.from_numpy(picture[..., ::-1].copy()).float()[None] / 255
     side = max(photo.shape[1:3])
     time = torch.linspace(0, 1, count)
@@ -99,36 +103,44 @@ def _clip(path: Path, count: int, noise: float, seed: int) -> Clip:
 
 
 def _measure(clip: Clip, detector: Detector, restorer: Restorer, fidelity: float) -> dict[str, float] | None:
-    tracked = track_faces(detector.detect(clip.noisy, threshold=0.3))
-    if not len(tracked):
-        return None
-    raw = tracked[tracked.track == tracked.track.mode().values]
-    if len(raw) < len(clip.truth):
+    raw, ideal = (
+        _main_track(detector.detect(frames, threshold=0.3), len(frames)) for frames in (clip.noisy, clip.truth)
+    )
+    if raw is None or ideal is None:
         return None
     smooth = smooth_faces(raw)
     forgotten = Faces.make(raw.frame, raw.box, raw.landmarks, raw.score, raw.image_size, raw.frames)
     before, mask = _restored(clip, forgotten, restorer, fidelity)
     after, other_mask = _restored(clip, smooth, restorer, fidelity)
     face = (mask > 0.5) & (other_mask > 0.5)
-    corners = [_corners_in_photo(clip, faces) for faces in (raw, smooth)]
-    figures = {}
+    corners = [_corners_in_photo(clip, faces) for faces in (raw, smooth, ideal)]
+    figures: dict[str, float] = {}
     for name, out, places in (("before", before, corners[0]), ("after", after, corners[1])):
         error = (out - clip.truth) * 255
         both = face[1:] & face[:-1]
         figures[f"jitter of the crop's corners {name}"] = _rms(places.diff(dim=0)) * 2**0.5
         figures[f"temporal difference {name}"] = _rms(error.diff(dim=0)[both])
         figures[f"error {name}"] = _rms(error[face])
-    parts = zip(corners[0].chunk(_PARTS), corners[1].chunk(_PARTS), strict=True)
-    figures["drift"] = max(float((seen.mean(dim=0) - told.mean(dim=0)).norm(dim=1).max()) for seen, told in parts)
+    parts = zip(corners[1].chunk(_PARTS), corners[2].chunk(_PARTS), strict=True)
+    figures["drift"] = max(float((told.mean(dim=0) - true.mean(dim=0)).norm(dim=1).max()) for told, true in parts)
     return figures
 
 
+def _main_track(found: Faces, length: int) -> Faces | None:
+    """The longest track, if it is as long as the clip."""
+    tracked = track_faces(found)
+    main = tracked[tracked.track == tracked.track.mode().values] if len(tracked) else tracked
+    return main if len(main) == length else None
+
+
 def _restored(clip: Clip, faces: Faces, restorer: Restorer, fidelity: float) -> tuple[Tensor, Tensor]:
-    raise NotImplementedError
+    crops = crop_faces(clip.noisy, faces, restorer.size, restorer.frame)
+    restored = steady_restored(restorer.restore(crops.images, fidelity=fidelity), faces)
+    return paste_faces(clip.noisy, crops, restored, color_match="mean_std")
 
 
 def _corners_in_photo(clip: Clip, faces: Faces) -> Tensor:
-    """[T, 4, 2]: the crop's corners, taken back into the photo, where a face stands still; in px of the middle frame."""
+    """[T, 4, 2]: the crop's corners, taken back into the photo, where a face stands still; px of the mean frame."""
     transforms = crop_faces(clip.noisy, faces, 8).transforms
     square = torch.tensor([[0.0, 0.0], [8.0, 0.0], [8.0, 8.0], [0.0, 8.0]]).expand(len(faces), -1, -1)
     places = apply_transform(invert_similarity(transforms.double()), square.double())

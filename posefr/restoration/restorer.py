@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
+from .. import memory
 from ..errors import PoseFRError
 from .checkpoint import FORMAT, load_network, read_metadata
 from .shards import whole_name
@@ -88,7 +89,7 @@ class Restorer:
         if not torch.isfinite(crops).all():
             raise PoseFRError("The face crops hold values that are not finite (NaN, infinity); nothing was restored.")
         parameter = next(self.network.parameters())
-        restored = [crops.new_zeros((0, self.size, self.size, 3), dtype=torch.float32)]
+        restored = memory.empty((len(crops), self.size, self.size, 3), crops.device)
         for start in range(0, len(crops), batch):
             chunk = crops[start : start + batch].to(parameter.device, torch.float32).permute(0, 3, 1, 2).clamp(0, 1)
             if chunk.shape[2:] != (self.size, self.size):
@@ -98,12 +99,12 @@ class Restorer:
             half = parameter.dtype in (torch.float16, torch.bfloat16)
             with torch.inference_mode(), autocast(parameter.device.type, parameter.dtype, enabled=half):
                 output = self.call(self.network, chunk.contiguous(), fidelity, seed)
-            restored.append(output.float().clamp(0, 1).permute(0, 2, 3, 1).to(crops.device))
+            done = restored[start : start + batch].copy_(output.float().clamp(0, 1).permute(0, 2, 3, 1))
             if on_faces is not None:
-                on_faces(restored[-1])
+                on_faces(done)
             if on_chunk is not None:
                 on_chunk(min(start + batch, len(crops)), len(crops))
-        return torch.cat(restored)
+        return restored
 
 
 def _files(folders: Sequence[Path]) -> dict[str, Path]:

@@ -1,0 +1,99 @@
+"""Keeping a restored face from flickering over the frames of a video."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import memory
+from .errors import PoseFRError
+from .faces import Faces
+
+__all__ = ["smooth_over_tracks", "steady_restored"]
+
+_WINDOW = 2.0  # standard deviations to either side
+_GUIDE_SIZE = 64  # px: frames are compared at this size, where noise counts little
+_SAME = 0.02  # of the range: brightness that differs by this between two frames is half a change
+
+
+def steady_restored(restored: Tensor, faces: Faces, *, sigma: float = 2.0) -> Tensor:
+    """Average each restored face with what the same face looked like in the frames around, where it looked the same.
+
+    The crops of a track show the face in one place, so no motion has to be found. A pixel of another frame counts the
+    less the more that frame differs there, in brightness and at a quarter of the size or so; so a mouth that opens and
+    eyes that close are not blurred over time, but noise, and what the network makes of it, is.
+
+    Args:
+        restored: [N, S, S, 3] floats, 0..1, the crops of the faces in their order.
+        faces: the N faces, from `track_faces` and, best, `smooth_faces`; those without a track stay as they are.
+        sigma: standard deviation of the window over time, in frames; 0 returns the crops as they are.
+
+    Returns:
+        [N, S, S, 3] in the type of `restored`.
+
+    Raises:
+        PoseFRError: a sigma below 0 or infinite, or another number of crops than of faces.
+    """
+    if not 0 <= sigma < math.inf:
+        raise PoseFRError(f"The steadying is {sigma} frames; expected 0 or more.")
+    if len(restored) != len(faces):
+        raise PoseFRError(f"There are {len(restored)} restored crops but {len(faces)} faces; hand on one for each.")
+    tracks = [rows for rows in _tracks(faces) if len(rows) > 1]
+    if sigma == 0 or not tracks:
+        return restored
+    guides = torch.stack([_guide(crop) for crop in restored])
+    steady = memory.copy(restored)
+    frames = faces.frame.tolist()
+    for rows in tracks:
+        for row in rows:
+            total, weights = restored[row].float(), torch.ones_like(restored[row][:, :, :1], dtype=torch.float32)
+            for other, near in _window(row, rows, frames, sigma):
+                change = (guides[other] - guides[row]) / _SAME
+                weight = near * torch.exp(-math.log(2) * change.square())
+                weight = F.interpolate(weight[None, None], size=list(restored.shape[1:3]), mode="bilinear")[0, 0]
+                total = total + restored[other] * weight[:, :, None]
+                weights += weight[:, :, None]
+            steady[row] = total / weights
+    return steady
+
+
+def smooth_over_tracks(values: Tensor, faces: Faces, *, sigma: float = 2.0) -> Tensor:
+    """The mean of numbers [N, ...] that belong to faces, over each face's track in a Gaussian window of frames."""
+    if not values[:1].numel() or not bool((faces.track >= 0).any()):
+        return values
+    smooth = values.clone()
+    frames = faces.frame.tolist()
+    for rows in _tracks(faces):
+        for row in rows:
+            near = [(row, 1.0), *_window(row, rows, frames, sigma)]
+            weights = values.new_tensor([weight for _, weight in near])
+            chosen = values[[other for other, _ in near]]
+            smooth[row] = torch.tensordot(weights / weights.sum(), chosen, dims=1)
+    return smooth
+
+
+def _tracks(faces: Faces) -> Iterator[list[int]]:
+    """The rows of each track."""
+    track = faces.track.cpu()
+    for name in track[track >= 0].unique().tolist():
+        yield (track == name).nonzero()[:, 0].tolist()
+
+
+def _window(row: int, rows: list[int], frames: list[int], sigma: float) -> Iterator[tuple[int, float]]:
+    """The other rows of a track that are near in time, and how much they count against one."""
+    for other in rows:
+        distance = (frames[other] - frames[row]) / max(sigma, 1e-6)
+        if other != row and abs(distance) <= _WINDOW:
+            yield other, math.exp(-distance * distance / 2)
+
+
+def _guide(crop: Tensor) -> Tensor:
+    """[s, s]: the brightness of a crop [S, S, 3], small."""
+    small = F.interpolate(
+        crop.float().movedim(2, 0)[None], size=(_GUIDE_SIZE, _GUIDE_SIZE), mode="bilinear", antialias=True
+    )
+    return small[0].mean(dim=0)
