@@ -1,4 +1,4 @@
-"""`python -m posefr.evaluation`: measure detectors, poses, restorers and videos on held-out data and draw the result."""
+"""`python -m posefr.evaluation`: measure detectors, poses, restorers and videos on held-out data, and draw it."""
 
 from __future__ import annotations
 
