@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_FACES_AT_ONCE = 8  # fewer where memory runs out
 
 ORDERS = ("area", "left_to_right", "top_to_bottom", "center", "confidence")
 MASKS = ("ellipse", "box", "hull")
@@ -201,7 +202,7 @@ def _restore(args: argparse.Namespace) -> int:
         assert job.target is not None
         picture = read_picture(job.source)
         image = picture.image.to(_device(args.device))
-        result, _ = with_smaller_batches(
+        result, fitted = with_smaller_batches(
             lambda batch: restore_report(
                 image,
                 detector=detector,
@@ -218,7 +219,7 @@ def _restore(args: argparse.Namespace) -> int:
                 strength=args.strength,
                 batch=batch,
             ),
-            8,
+            _FACES_AT_ONCE,
         )
         lost: list[str] = []
         if len(result.faces) == 0 and job.source.suffix.lower() == job.target.suffix.lower():
@@ -234,6 +235,8 @@ def _restore(args: argparse.Namespace) -> int:
             said = f"none of {count} selected, passed through"
         if lost:
             said += f"; {job.target.suffix[1:]} cannot hold its {' and '.join(lost)}"
+        if fitted < _FACES_AT_ONCE:
+            said += f"; memory ran out, done with {fitted} at a time"
         return {
             "said": said,
             "output": str(job.target),

@@ -156,7 +156,7 @@ def test_a_failure_of_pytorch_ends_that_files_work_alone(photo, tmp_path, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_a_batch_is_halved_when_memory_runs_out(photo, tmp_path, monkeypatch):
+def test_a_batch_is_halved_when_memory_runs_out(photo, tmp_path, monkeypatch, capsys):
     batches = []
     detect = FakeDetector.detect
 
@@ -169,6 +169,7 @@ def test_a_batch_is_halved_when_memory_runs_out(photo, tmp_path, monkeypatch):
     monkeypatch.setattr(FakeDetector, "detect", hungry)
     assert _run("restore", photo, "-o", tmp_path / "out") == cli.DONE
     assert batches == [8, 4, 2]
+    assert "restored; memory ran out, done with 2 at a time" in capsys.readouterr().out
 
 
 def test_folders_keep_their_sub_folders_and_skip_what_is_hidden_or_written(photo, tmp_path):
