@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import Conv2d, Linear, functional
 
 from ..errors import PoseFRError
 from .inference import Candidates
@@ -42,7 +42,7 @@ class SecondLook(nn.Module):
             *_layer(96, 128, 2),
             *_layer(128, 64, 1, 1),
         )
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU(), nn.Linear(128, 11))
+        self.head = nn.Sequential(nn.Flatten(), Linear(64 * 16, 128), nn.ReLU(), Linear(128, 11))
         self.mean: Tensor
         self.register_buffer("mean", torch.tensor(_MEAN), persistent=False)
 
@@ -54,7 +54,7 @@ class SecondLook(nn.Module):
 
 def _layer(inputs: int, outputs: int, stride: int, side: int = 3) -> list[nn.Module]:
     return [
-        nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False),
+        Conv2d(inputs, outputs, side, stride, side // 2, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     ]

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from torch.nn import functional
 
 from ..detection import load_detector
@@ -247,7 +247,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             samples = _batch(learnt, detector, args.seed, step, args.canvas, args.batch)
-            with torch.autocast("cpu", torch.bfloat16, enabled=not args.float32):
+            with autocast("cpu", torch.bfloat16, enabled=not args.float32):
                 logits, points = network(samples.crops.clone().contiguous(memory_format=torch.channels_last))
             terms = second_look_loss(logits, points, samples)
             loss = terms["face"] + _LANDMARK_WEIGHT * terms["landmarks"]
