@@ -1021,8 +1021,9 @@ class RestoreFaces(_Node):
                 CropsSocket.Input(
                     "crops",
                     optional=True,
-                    tooltip="From Crop Faces. With it the node checks that the alignment suits the restorer, and has "
-                    "nothing to do where there is no face.",
+                    tooltip="From Crop Faces. With it the node checks that the alignment suits the restorer, has "
+                    "nothing to do where there is no face, and steadies each face over the frames where Track Faces "
+                    "has told which belong together.",
                 ),
                 _fidelity(),
                 _seed(),
