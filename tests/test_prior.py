@@ -161,3 +161,19 @@ def test_the_prior_follows_the_discriminators_gradient(prior):
         values.append(loss.item())
     assert values[-1] < values[0]
     assert prior.mapping[0].weight.grad.abs().sum() > 0
+
+
+def test_the_prior_learns_the_colour_of_its_pictures(tmp_path):
+    torch.manual_seed(0)
+    colour = torch.tensor([200, 120, 60])
+    images = colour.to(torch.uint8).expand(8, 64, 64, 3).numpy()
+    prior = Prior(PriorConfig({4: 8, 8: 8, 16: 4, 32: 4, 64: 4}, 8, layers=2))
+
+    def error(prior: Prior) -> float:
+        with torch.no_grad():
+            return (prior(torch.randn(8, 8)).mean((0, 2, 3)) - colour / 255).abs().mean().item()
+
+    before = error(prior)
+    recipe = PriorRecipe(steps=30, batch=2, learning_rate=1e-2, augment="", path_length=0.0, ema=0.8)
+    path = train_prior(prior, FaceCrops(images, np.ones(8)), recipe, tmp_path, CPU)
+    assert error(load_prior(path)[0]) < 0.4 * before

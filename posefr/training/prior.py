@@ -85,6 +85,11 @@ class Prior(nn.Module):
         self.config = config
         self.mapping = MappingNetwork(config.style_channels, config.layers)
         self.synthesis = Synthesis(config.channels, config.style_channels)
+        with torch.no_grad():
+            # Pictures start nearly grey. At full strength they start as glaring noise, and the discriminator has won
+            # before the layers to RGB are small enough.
+            for size in self.synthesis.sizes:
+                self.synthesis.block(size).to_rgb.weight.mul_(0.1)
 
     def styles(self, z: Tensor, other: Tensor | None = None, crossover: int = 0) -> Tensor:
         """W+ latents [B, L, C]; with `other`, those from number `crossover` on are of that z (style mixing)."""

@@ -73,9 +73,9 @@ class PriorRecipe(Run):
     """The StyleGAN2 prior alone."""
 
     learning_rate: float = _option(2e-3, "Adam's, for the prior, whose layers have an equalized learning rate")
-    discriminator_rate: float = _option(3e-4, "Adam's, for the discriminator, whose layers have not")
+    discriminator_rate: float = _option(2e-4, "Adam's, for the discriminator, whose layers have not")
     ema: float = _option(0.998, "decay of the averaged weights, a step")
-    r1: float = _option(0.2, "weight of the discriminator's gradient penalty, every 16th step; more for larger faces")
+    r1: float = _option(2.0, "weight of the discriminator's gradient penalty, every 16th step")
     path_length: float = _option(2.0, "weight of the path length penalty, every 8th step")
     mixing: float = _option(0.5, "share of faces whose coarse and fine scales come from two latents")
     augment: str = _option(
