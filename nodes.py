@@ -145,6 +145,7 @@ def _detect(
     size: int,
     angles: str,
     on_chunk: Callable[[int, int], None],
+    tile: int = 0,
 ) -> tuple[Faces, str]:
     """Detect within the host's memory: the faces, and a sentence where the batch had to shrink."""
     scale = min(1.0, size / max(images.shape[1:3])) if size else 1.0
@@ -154,7 +155,7 @@ def _detect(
     def run(batch: int) -> Faces:
         detector = host.load(hosted, batch * pixels * DETECTOR_BYTES_PER_PIXEL)
         return detector.detect(
-            images, threshold=threshold, size=size, angles=ANGLES[angles], batch=batch, on_chunk=on_chunk
+            images, threshold=threshold, size=size, angles=ANGLES[angles], tile=tile, batch=batch, on_chunk=on_chunk
         ).to(images.device)
 
     faces, fitted = host.with_smaller_batches(run, batch)
@@ -253,6 +254,19 @@ def _angles() -> Any:
         default="upright",
         tooltip="Search the image turned as well, for people lying down or upside down. Each angle takes as long "
         "again.",
+        **RARE,
+    )
+
+
+def _tile_size() -> Any:
+    return io.Int.Input(
+        "tile_size",
+        default=0,
+        min=0,
+        max=4096,
+        step=64,
+        tooltip="Search images larger than the working size also in overlapping squares of this many pixels at full "
+        "size, for crowds of small faces; 640 is a good start, 128 the least, 0 does not. Takes longer.",
         **RARE,
     )
 
@@ -411,6 +425,7 @@ class DetectFaces(_Node):
                 _if_no_face(),
                 _working_size(),
                 _angles(),
+                _tile_size(),
             ],
             outputs=[
                 FacesSocket.Output(display_name="faces", tooltip="All faces, for Select Faces and Crop Faces."),
@@ -429,10 +444,11 @@ class DetectFaces(_Node):
         if_no_face: str,
         working_size: int,
         angles: str,
+        tile_size: int,
     ) -> io.NodeOutput:
         images, _ = _split(image)
         (on_chunk,) = host.progress()
-        faces, halved = _detect(detector, images, threshold, working_size, angles, on_chunk)
+        faces, halved = _detect(detector, images, threshold, working_size, angles, on_chunk, tile_size)
         if not len(faces):
             return cls.done(faces, 0, warnings=(_no_face(images, if_no_face), halved))
         said = f"{_plural(len(faces), 'face')} in {_plural(len(images), 'image')}"

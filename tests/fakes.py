@@ -15,7 +15,7 @@ class FakeDetector:
 
     name = "fake"
 
-    def detect(self, images, *, threshold=0.5, size=640, angles=(0,), batch=8, on_chunk=None):
+    def detect(self, images, *, threshold=0.5, size=640, angles=(0,), tile=0, batch=8, on_chunk=None):
         frames, height, width = images.shape[:3]
         if on_chunk is not None:
             on_chunk(frames, frames)

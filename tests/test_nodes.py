@@ -74,8 +74,8 @@ class Detector:
         self.name, self.network, self.squares, self.nodes = name, Linear(1, 1), squares, nodes
         self.calls = []
 
-    def detect(self, images, *, threshold=0.5, size=640, angles=(0,), batch=8, on_chunk=None):
-        self.calls.append(SimpleNamespace(batch=batch, threshold=threshold, size=size, angles=angles))
+    def detect(self, images, *, threshold=0.5, size=640, angles=(0,), tile=0, batch=8, on_chunk=None):
+        self.calls.append(SimpleNamespace(batch=batch, threshold=threshold, size=size, angles=angles, tile=tile))
         on_chunk(len(images), len(images))
         if not self.squares:
             return self.nodes.Faces.empty(tuple(images.shape[1:3]), len(images))
@@ -321,9 +321,10 @@ def test_widgets_reach_the_detector(nodes, images):
         threshold=0.3,
         working_size=96,
         angles="upright and sideways",
+        tile_size=256,
     )
     call = detector.calls[0]
-    assert (call.threshold, call.size, call.angles, call.batch) == (0.3, 96, (0, 90, 270), 2)
+    assert (call.threshold, call.size, call.angles, call.tile, call.batch) == (0.3, 96, (0, 90, 270), 256, 2)
 
 
 def test_limit_restores_the_largest_faces_of_each_image(nodes, models, images):

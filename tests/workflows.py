@@ -24,7 +24,13 @@ ALL_FACES = {
     "max_pitch": 180,
 }
 PASTE = {"strength": 1.0, "mask": "ellipse", "feather": 8.0, "color_match": "mean_std", "grow": 0.0}
-DETECT = {"threshold": 0.5, "if_no_face": "pass the image through", "working_size": 640, "angles": "upright"}
+DETECT = {
+    "threshold": 0.5,
+    "if_no_face": "pass the image through",
+    "working_size": 640,
+    "angles": "upright",
+    "tile_size": 0,
+}
 RESTORE = {"fidelity": 0.7, "seed": 0}
 
 
