@@ -201,9 +201,9 @@ def test_both_ways_of_resampling_give_the_same_picture(step: float, degrees: flo
             window, (height, width), min(step, 2.0) if step > 3 else step, matrix, target, corner, mirror
         )
         assert by_opencv.shape == by_torch.shape == (size - 7, size, 3)
-        # From half to full size OpenCV's way leaves out the doubling.
-        assert (by_opencv - by_torch).abs().mean() < (1 if 0.5 < step <= 1 else 0.01) / 255
-        assert (by_opencv - by_torch).mean().abs() < 0.02 / 255
+        # From half to full size OpenCV's way leaves out the doubling. OpenCV 4 rounds places to 1/32 px.
+        assert (by_opencv - by_torch).abs().mean() < (1 if 0.5 < step <= 1 else 0.2) / 255
+        assert (by_opencv - by_torch).mean().abs() < 0.03 / 255
 
 
 def test_each_face_comes_from_its_own_frame() -> None:
