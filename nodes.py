@@ -60,9 +60,9 @@ RESTORER_PIXELS = 8 * 256**2
 # Peak of float32 activations per pixel of a network's input, measured on one image: RetinaFace resnet50 208 bytes; with
 # a margin for the convolutions' own scratch memory. Restorers bring their own figure.
 DETECTOR_BYTES_PER_PIXEL = 400
-# facexlib's parsing networks work at 512 px; the larger of the two, parsenet, peaks at 1.1 GB for four crops.
+# facexlib's parsing networks work at 512 px; peak of float32 activations of one crop there: bisenet 110 MB, parsenet 530.
 PARSER_CROPS = 4
-PARSER_BYTES_PER_CROP = 400 * 2**20
+PARSER_BYTES_PER_CROP = 800 * 2**20
 
 # Hosts before 0.9.2 know no `advanced`, before 0.10.0 no `search_aliases`; there the widgets are simply always shown.
 RARE = {"advanced": True} if "advanced" in inspect.signature(io.Float.Input).parameters else {}
