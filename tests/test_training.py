@@ -127,6 +127,7 @@ def test_every_loss_has_its_weight_and_its_line(crops, tmp_path):
                     consistency=0.1, latent=0.1)  # fmt: skip
     train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
     line = read_log(tmp_path / "log.jsonl")[0]
+    assert line["images"] == 4, "both degradations count"
     names = {"pixel", "pyramid", "adversarial", "features", "region", "consistency", "latent", "discriminator", "r1"}
     assert names <= set(line)
     assert all(np.isfinite(line[name]) for name in names)

@@ -148,10 +148,15 @@ class _Trainer:
             for name, value in batch.items()
         }
 
+    def _images(self) -> int:
+        """Degraded faces seen so far, if the recipe was the same all the time."""
+        return self.steps * self.recipe.batch * self.processes.count * (2 if self.recipe.twice else 1)
+
     def _log(self, rate: float) -> None:
-        images = self.steps * self.recipe.batch * self.processes.count
-        size, seconds = self.network.config.size, round(self.seconds, 1)
-        self.journal.write(self.processes, step=self.steps, images=images, size=size, seconds=seconds, rate=rate)
+        self.journal.write(
+            self.processes, step=self.steps, images=self._images(), size=self.network.config.size,
+            seconds=round(self.seconds, 1), rate=rate,
+        )  # fmt: skip
 
     def _step(self, batch: dict[str, Tensor], rate: float, steps: int) -> dict[str, Tensor]:
         """One step at a learning rate; `steps` done before it in this run. Returns the losses."""
@@ -233,7 +238,7 @@ class _Trainer:
             torch.save(state, partial)
             partial.replace(self.out / "state.pt")
             provenance = {
-                "steps": self.steps, "images": self.steps * self.recipe.batch * self.processes.count,
+                "steps": self.steps, "images": self._images(),
                 "minutes": round(self.seconds / 60, 2), "note": self.note, "recipe": asdict(self.recipe),
             }  # fmt: skip
             save_network(self.averaged, path, provenance, shard_mib=self.shard_mib)
