@@ -60,7 +60,7 @@ RESTORER_PIXELS = 8 * 256**2
 # Peak of float32 activations per pixel of a network's input, measured on one image: RetinaFace resnet50 208 bytes; with
 # a margin for the convolutions' own scratch memory. Restorers bring their own figure.
 DETECTOR_BYTES_PER_PIXEL = 400
-# facexlib's parsing networks work at 512 px; peak of float32 activations of one crop there: bisenet 110 MB, parsenet 530.
+# facexlib's parsing networks work at 512 px; activations of one crop peak at 110 MB (bisenet) and 530 MB (parsenet).
 PARSER_CROPS = 4
 PARSER_BYTES_PER_CROP = 800 * 2**20
 
