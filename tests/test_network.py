@@ -10,7 +10,7 @@ from torch.nn import Conv2d
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from posefr.restoration.codec import image_pyramid
+from posefr.restoration.codec import Guidance, image_pyramid
 from posefr.restoration.mmrb import MMRB
 from posefr.restoration.network import CONFIGURATIONS, PoseFRConfig, PoseFRNet
 from posefr.restoration.stylegan2 import ModulatedConv2d, Synthesis, seeded_noise
@@ -105,6 +105,29 @@ def test_the_seed_decides_the_noise_and_the_fidelity_the_result():
     assert not torch.equal(first, other)
     assert (first - trusting).abs().mean() > 1e-4
     assert torch.equal(seeded_noise(5, 8), seeded_noise(5, 8))
+
+
+def test_what_speaks_below_fidelity_1_alone_does_not_change_fidelity_1():
+    network = awake(PoseFRNet(SMALL)).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        faithful, free = (network(images, fidelity).image for fidelity in (1.0, 0.0))
+        both = network(images, torch.tensor([1.0, 0.0])).image
+        for parameter in network.free_parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        after, freer = (network(images, fidelity).image for fidelity in (1.0, 0.0))
+    torch.testing.assert_close(both, torch.stack([faithful[0], free[1]]), atol=1e-4, rtol=1e-4)
+    assert torch.equal(after, faithful)
+    assert (freer - free).abs().mean() > 1e-3
+
+
+def test_guidance_blends_what_both_say_and_keeps_what_one_alone_says():
+    mine = Guidance({4: torch.zeros(2, 1, 1, 1)}, {}, {64: torch.ones(2, 1, 1, 1), 128: torch.ones(2, 1, 1, 1)}, {})
+    other = Guidance({4: torch.ones(2, 1, 1, 1)}, {}, {128: torch.full((2, 1, 1, 1), 5.0)}, {})
+    found = mine.blend(other, torch.tensor([0.0, 0.25])[:, None, None, None])
+    assert found.conditions[4].flatten().tolist() == [0.0, 0.25]
+    assert found.residuals[64].flatten().tolist() == [1.0, 1.0]
+    assert found.residuals[128].flatten().tolist() == [1.0, 2.0]
 
 
 def test_a_face_does_not_depend_on_the_others_in_its_batch():

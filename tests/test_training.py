@@ -145,6 +145,21 @@ def test_each_loss_moves_the_network(crops, tmp_path, name):
     assert still == 0 < moved
 
 
+def test_training_what_is_free_alone_leaves_fidelity_1_as_it_is(crops, tmp_path):
+    network = awake(PoseFRNet(SMALL)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = [network(images, fidelity).image for fidelity in (1.0, 0.0)]
+    recipe = Recipe(steps=2, batch=2, workers=1, faithful=0.0, free_only=True, free_pixel=0.5, judged_size=32,
+                    adversarial=0.1, features=0.1, learning_rate=0.01)  # fmt: skip
+    train(network, crops, recipe, tmp_path, CPU)
+    network.eval()
+    with torch.no_grad():
+        after = [network(images, fidelity).image for fidelity in (1.0, 0.0)]
+    torch.testing.assert_close(before[0], after[0], atol=1e-5, rtol=0)  # another memory layout rounds otherwise
+    assert (before[1] - after[1]).abs().max() > 1e-4
+
+
 def test_a_state_without_a_discriminators_optimiser_resumes(crops, tmp_path):
     recipe = Recipe(steps=1, batch=2, workers=1, adversarial=0.01)
     path = train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)

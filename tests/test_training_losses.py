@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from posefr.errors import PoseFRError
-from posefr.training.adversarial import discriminator_loss, feature_distance, generator_loss, r1_penalty
+from posefr.training.adversarial import discriminator_loss, feature_distance, generator_loss, r1_penalty, same_squares
 from posefr.training.discriminator import Discriminator
 from posefr.training.identity import ARCFACE_POINTS, IdentityLoss, align
 from posefr.training.losses import (
@@ -178,3 +178,25 @@ def test_the_identity_loss_tells_faces_apart_and_has_gradients(shared):
     assert same < 0.3 < loss(second, first, landmarks)
     same.backward()
     assert blurred.grad.abs().sum() > 0
+
+
+def test_squares_are_cut_at_the_same_random_place_of_every_batch():
+    torch.manual_seed(0)
+    first = torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).reshape(2, 3, 32, 32)
+    a, b = same_squares(8, first, first + 0.5)
+    assert a.shape == (2, 3, 8, 8)
+    assert torch.equal(b - a, torch.full_like(a, 0.5))
+    starts = {tuple(int(v) for v in divmod(int(same_squares(8, first)[0][0, 0, 0, 0]), 32)) for _ in range(50)}
+    assert len(starts) > 20
+    assert all(0 <= y <= 24 and 0 <= x <= 24 for y, x in starts)
+    assert torch.equal(same_squares(32, first)[0], first)
+
+
+def test_weights_choose_the_images_that_a_loss_hears():
+    image, target = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    weight = torch.tensor([2.0, 0.0])
+    torch.testing.assert_close(log_error(image, target, weight), log_error(image[:1], target[:1]))
+    seen, wanted = [torch.rand(2, 4, 8, 8)], [torch.rand(2, 4, 8, 8)]
+    heard = feature_distance(seen, wanted, weight)
+    seen[0][1] += 5
+    assert feature_distance(seen, wanted, weight) == heard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,10 @@ from torch.nn import functional as F
 from .mmrb import MMRB
 from .stylegan2 import fir_upsample
 
-__all__ = ["Decoder", "Encoder", "image_pyramid"]
+__all__ = ["Decoder", "Encoder", "Guidance", "image_pyramid"]
 
 _SLOPE = 0.2
 _PATCH = 4  # the stems fold 4x4 px of the image into one feature, the residuals unfold as many
-_SMALLEST_RESIDUAL = 64  # px
 
 
 def image_pyramid(image: Tensor, smallest: int = 4) -> dict[int, Tensor]:
@@ -111,18 +111,52 @@ class PatchHead(nn.Sequential):
         super().__init__(Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(_SLOPE), out, nn.PixelShuffle(_PATCH))
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """What a decoder says, keyed by size in px.
+
+    Attributes:
+        conditions: {s: [B, 2 K_s, s, s]}, scale and shift of the prior's features.
+        gains: {s: [B, 3, s, s]}, of the input's own band; 0 lets it pass, lower values damp it.
+        residuals: {s: [B, 3, s, s]}, added to the image.
+        images: {s: [B, 3, s, s]}, small images for deep supervision (in training mode only).
+    """
+
+    conditions: dict[int, Tensor]
+    gains: dict[int, Tensor]
+    residuals: dict[int, Tensor]
+    images: dict[int, Tensor]
+
+    def blend(self, other: Guidance, weight: Tensor) -> Guidance:
+        """This guidance where `weight` [B, 1, 1, 1] is 0, the other where it is 1 and has something to say."""
+        return Guidance(
+            *(
+                {
+                    size: torch.lerp(mine, theirs.get(size, mine), weight.to(mine.dtype).expand_as(mine))
+                    for size, mine in own.items()
+                }
+                for own, theirs in (
+                    (self.conditions, other.conditions),
+                    (self.gains, other.gains),
+                    (self.residuals, other.residuals),
+                    (self.images, other.images),
+                )
+            )
+        )
+
+
 class Decoder(nn.Module):
-    """Feature pyramid back up, one convolution a scale: what conditions the prior, small images for supervision, and
-    the codec's own residual images.
+    """Feature pyramid back up, one convolution a scale. All that it says is zero at first.
 
     Args:
         size: of the image in px.
         encoder_channels: width of the encoder's features, keyed by size.
         channels: width of the decoder's features, keyed by size, for every scale up to `size`.
-        supervised: sizes that get an RGB image of their own.
+        conditioned: number of the prior's channels that the conditions reach, keyed by size.
+        gained: sizes at which the input's own band has a gain.
+        residuals: sizes of the residual images.
 
-    Shape: features and pyramid as Encoder has them; returns ({s: [B, D_s, s, s]}, the small images and the residuals,
-        both {s: RGB [B, 3, s, s]}; small images in training mode only).
+    Shape: features and pyramid as Encoder has them; returns Guidance.
     """
 
     def __init__(
@@ -130,38 +164,48 @@ class Decoder(nn.Module):
         size: int,
         encoder_channels: Mapping[int, int],
         channels: Mapping[int, int],
-        supervised: Sequence[int],
+        conditioned: Mapping[int, int],
+        gained: Sequence[int],
+        residuals: Sequence[int],
     ) -> None:
         super().__init__()
         self.sizes: Sequence[int] = [s for s in sorted(channels) if s <= size]
-        self.up, self.skip, self.view, self.to_rgb, self.patches = (nn.ModuleDict() for _ in range(5))
-        for s in self.sizes:
-            if s > 4:
-                self.up[str(s)] = Conv2d(channels[s // 2], channels[s], 3, padding=1)
-            if s * _PATCH <= size:
-                self.skip[str(s)] = Conv2d(encoder_channels[s], channels[s], 1)
-            self.view[str(s)] = Conv2d(3, channels[s], 3, padding=1)
-            if s in supervised:
-                self.to_rgb[str(s)] = Conv2d(channels[s], 3, 1)
-            if _SMALLEST_RESIDUAL <= s * _PATCH <= size:
-                self.patches[str(s)] = PatchHead(encoder_channels[s] + channels[s])
-
-    def forward(
-        self, features: Mapping[int, Tensor], pyramid: Mapping[int, Tensor]
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
-        decoded: dict[int, Tensor] = {}
-        images: dict[int, Tensor] = {}
-        residuals: dict[int, Tensor] = {}
+        self.up, self.skip, self.view, self.patches = (nn.ModuleDict() for _ in range(4))
+        self.conditions, self.gains, self.to_rgb = (nn.ModuleDict() for _ in range(3))
         for s in self.sizes:
             key = str(s)
-            x = self.view[key](pyramid[s])
-            if key in self.skip:
-                x = x + self.skip[key](features[s])
             if s > 4:
-                x = x + fir_upsample(self.up[key](decoded[s // 2]))
-            decoded[s] = x = F.leaky_relu(x, _SLOPE)
-            if key in self.to_rgb and self.training:
-                images[s] = pyramid[s] + self.to_rgb[key](x)
+                self.up[key] = Conv2d(channels[s // 2], channels[s], 3, padding=1)
+            if s * _PATCH <= size:
+                self.skip[key] = Conv2d(encoder_channels[s], channels[s], 1)
+            self.view[key] = Conv2d(3, channels[s], 3, padding=1)
+            self.conditions[key] = Conv2d(channels[s], 2 * conditioned[s], 1)
+            if s in gained:
+                self.gains[key] = Conv2d(channels[s], 3, 1)
+            if 8 <= s < size:
+                self.to_rgb[key] = Conv2d(channels[s], 3, 1)
+            if s * _PATCH in residuals:
+                self.patches[key] = PatchHead(encoder_channels[s] + channels[s])
+        for layers in (self.conditions, self.gains, self.to_rgb):
+            for parameter in layers.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, features: Mapping[int, Tensor], pyramid: Mapping[int, Tensor]) -> Guidance:
+        said = Guidance({}, {}, {}, {})
+        x: Tensor | None = None
+        for s in self.sizes:
+            key = str(s)
+            seen = self.view[key](pyramid[s])
+            if key in self.skip:
+                seen = seen + self.skip[key](features[s])
+            if x is not None:
+                seen = seen + fir_upsample(self.up[key](x))
+            x = F.leaky_relu(seen, _SLOPE)
+            said.conditions[s] = self.conditions[key](x)
+            if key in self.gains:
+                said.gains[s] = self.gains[key](x)
             if key in self.patches:
-                residuals[s * _PATCH] = self.patches[key](torch.cat([features[s], x], 1))
-        return decoded, images, residuals
+                said.residuals[s * _PATCH] = self.patches[key](torch.cat([features[s], x], 1))
+            if key in self.to_rgb and self.training:
+                said.images[s] = pyramid[s] + self.to_rgb[key](x)
+        return said

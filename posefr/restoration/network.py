@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Conv2d, Linear
+from torch.nn import Linear
 
 from .codec import Decoder, Encoder, image_pyramid
 from .stylegan2 import Synthesis, fir_upsample, seeded_noise
 
 __all__ = ["CONFIGURATIONS", "Output", "PoseFRConfig", "PoseFRNet"]
 
+_SMALLEST_RESIDUALS = 64, 128  # px, of the faithful decoder and of the free one
 _LOW_BAND = 16  # px; the image at this size always passes, every finer band through a learned gain
 
 
@@ -46,7 +47,7 @@ class PoseFRConfig:
     decoder: Mapping[int, int] = field(
         default_factory=lambda: _scaled(s4=96, s8=96, s16=64, s32=48, s64=32, s128=16, s256=8)
     )
-    blocks: Mapping[int, int] = field(default_factory=lambda: _scaled(s4=1, s8=2, s16=2, s32=2, s64=1))
+    blocks: Mapping[int, int] = field(default_factory=lambda: _scaled(s4=1, s8=2, s16=2, s32=2, s64=3))
     style_channels: int = 128
     conditioned: float = 0.5
 
@@ -69,6 +70,10 @@ class PoseFRConfig:
             sizes.append(sizes[-1] * 2)
         return sizes
 
+    def sizes_from(self, smallest: int) -> list[int]:
+        """The scales of at least `smallest` px."""
+        return [s for s in self.sizes if s >= smallest]
+
     def at(self, size: int) -> PoseFRConfig:
         """The same network for crops of another size, to train small first."""
         return replace(self, size=size)
@@ -83,7 +88,7 @@ CONFIGURATIONS: dict[str, PoseFRConfig] = {
         size=512,
         prior=_scaled(s4=384, s8=384, s16=320, s32=256, s64=160, s128=80, s256=40, s512=20),
         decoder=_scaled(s4=192, s8=192, s16=160, s32=128, s64=80, s128=48, s256=24, s512=12),
-        blocks=_scaled(s4=2, s8=3, s16=4, s32=4, s64=3, s128=2),
+        blocks=_scaled(s4=2, s8=3, s16=2, s32=2, s64=2, s128=2),
         style_channels=256,
     ),
 }
@@ -107,13 +112,16 @@ class Output:
 class PoseFRNet(nn.Module):
     """Restores aligned face crops.
 
-    The encoder gives the prior its W+ latents and, through the decoder, the conditions of each scale. The image is
-    the sum over scales of what the prior paints, of the input's own band at that scale times a learned gain (0..2, at
-    first 1), and of the codec's residual. At the start the conditions and the layers to RGB are zero, so the output
-    equals the input.
+    The encoder gives the prior its W+ latents and, through a decoder, the conditions of each scale. The image is the
+    sum over scales of what the prior paints, of the input's own band at that scale times a learned gain (0..2, at
+    first 1), and of the codec's residual. At the start all that a decoder says and the layers to RGB are zero, so the
+    output equals the input.
 
-    Shape: degraded [B, 3, S, S] in 0..1, fidelity a number or [B] in 0..1 (1 follows the input, lower trusts the
-        prior more), noise_seed; returns Output.
+    There are two of the light decoders: `decoder` speaks at fidelity 1 and stays with what the input shows, `free`
+    speaks at fidelity 0 and may invent; between them what they say is blended. So what is learnt from a discriminator
+    need not cost likeness.
+
+    Shape: degraded [B, 3, S, S] in 0..1, fidelity a number or [B] in 0..1, noise_seed; returns Output.
     """
 
     def __init__(self, config: PoseFRConfig) -> None:
@@ -125,24 +133,20 @@ class PoseFRNet(nn.Module):
         encoder_sizes = [s for s in config.sizes if s * 4 <= config.size]
         encoder_channels = {s: config.prior[s] for s in encoder_sizes}
         self.encoder = Encoder(config.size, encoder_channels, config.blocks, latents, config.style_channels)
-        supervised = [s for s in config.sizes if 8 <= s <= config.size // 2]
-        self.decoder = Decoder(config.size, encoder_channels, config.decoder, supervised)
-        self.conditions, self.gains = nn.ModuleDict(), nn.ModuleDict()
-        for s in config.sizes:
-            reached = int(config.prior[s] * config.conditioned)
-            self.conditions[str(s)] = Conv2d(config.decoder[s], 2 * reached, 1)
-            if s > _LOW_BAND:
-                self.gains[str(s)] = Conv2d(config.decoder[s], 3, 1)
+        conditioned = {s: int(config.prior[s] * config.conditioned) for s in config.sizes}
+        gained = config.sizes_from(2 * _LOW_BAND)
+        self.decoder, self.free = (
+            Decoder(config.size, encoder_channels, config.decoder, conditioned, gained, config.sizes_from(smallest))
+            for smallest in _SMALLEST_RESIDUALS
+        )
         self.mean_latent = nn.Parameter(torch.zeros(config.style_channels))
         self.fidelity_latent = Linear(1, config.style_channels, bias=False)
-        self._start_as_identity()
-
-    def _start_as_identity(self) -> None:
-        for size in self.config.sizes:
+        for size in config.sizes:
             nn.init.zeros_(self.prior.block(size).to_rgb.weight)
-        for layers in (self.conditions, self.gains, self.decoder.to_rgb):
-            for parameter in layers.parameters():
-                nn.init.zeros_(parameter)
+
+    def free_parameters(self) -> list[nn.Parameter]:
+        """What speaks below fidelity 1 alone."""
+        return [*self.free.parameters(), *self.fidelity_latent.parameters()]
 
     def forward(self, degraded: Tensor, fidelity: Tensor | float = 1.0, noise_seed: int = 0) -> Output:
         size = self.config.size
@@ -154,14 +158,14 @@ class PoseFRNet(nn.Module):
         pyramid = image_pyramid(degraded)
         centred = {s: image * 2 - 1 for s, image in pyramid.items()}
         features, offsets = self.encoder(centred)
-        decoded, images, residuals = self.decoder(features, centred)
+        said = self.decoder(features, centred).blend(self.free(features, centred), 1 - fidelity[:, :, None, None])
         base = self.mean_latent + self.fidelity_latent(1 - fidelity)
         latents = {s: base[:, None] + offset for s, offset in offsets.items()}
 
         x: Tensor | None = None
         image: Tensor | None = None
         for s in self.config.sizes:
-            scale, shift = (self.conditions[str(s)](decoded[s]) * fidelity[:, :, None, None]).chunk(2, 1)
+            scale, shift = said.conditions[s].chunk(2, 1)
             noise = seeded_noise(noise_seed, s, degraded.device)
             x, added = self.prior.block(s)(x, latents[s], noise, (scale, shift))
             image = added if image is None else fir_upsample(image) + added
@@ -169,11 +173,11 @@ class PoseFRNet(nn.Module):
                 image = image + pyramid[s]
             elif s > _LOW_BAND:
                 band = pyramid[s] - fir_upsample(pyramid[s // 2])
-                image = image + band * (2 * torch.sigmoid(self.gains[str(s)](decoded[s])))
-            if s in residuals:
-                image = image + residuals[s]
+                image = image + band * (2 * torch.sigmoid(said.gains[s]))
+            if s in said.residuals:
+                image = image + said.residuals[s]
         assert image is not None
-        small = {s: (small_image + 1) / 2 for s, small_image in images.items()}
+        small = {s: (small_image + 1) / 2 for s, small_image in said.images.items()}
         return Output(image, small, torch.cat([latents[s] for s in self.config.sizes], 1))
 
     @torch.no_grad()
@@ -190,7 +194,9 @@ class PoseFRNet(nn.Module):
         for name, value in known.items():
             own[name].copy_(value)
         for name, parameter in grown.named_parameters():
-            joins = (name.startswith("encoder.scales.") and ".down." in name) or name.startswith("decoder.skip.")
+            joins = (name.startswith("encoder.scales.") and ".down." in name) or name.startswith(
+                ("decoder.skip.", "free.skip.")
+            )
             if joins and name not in known:
                 nn.init.zeros_(parameter)
         return grown

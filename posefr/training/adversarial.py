@@ -11,7 +11,15 @@ from torch.nn import functional as F
 from .discriminator import Discriminator
 from .processes import Processes
 
-__all__ = ["R1_EVERY", "Judge", "discriminator_loss", "feature_distance", "generator_loss", "r1_penalty"]
+__all__ = [
+    "R1_EVERY",
+    "Judge",
+    "discriminator_loss",
+    "feature_distance",
+    "generator_loss",
+    "r1_penalty",
+    "same_squares",
+]
 
 R1_EVERY = 16  # steps: lazy regularisation, arXiv 1912.04958 section 3.1
 
@@ -34,14 +42,23 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tenso
     return 0.5 * gradient.float().square().sum((1, 2, 3)).mean()
 
 
-def feature_distance(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+def feature_distance(fake: Sequence[Tensor], real: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
     """Mean absolute difference of the discriminator's features, each layer over its own mean size (after
-    arXiv 1711.11585, section 3.3, which has no such normalisation)."""
-    distances = [
-        (a.float() - b.detach().float()).abs().mean() / b.detach().float().abs().mean().clamp_min(1e-6)
-        for a, b in zip(fake, real, strict=True)
-    ]
+    arXiv 1711.11585, section 3.3, which has no such normalisation); `weight` [B] weighs the images."""
+    distances = []
+    for a, b in zip(fake, real, strict=True):
+        value = (a.float() - b.detach().float()).abs().mean((1, 2, 3)) / b.detach().float().abs().mean().clamp_min(1e-6)
+        distances.append((value if weight is None else value * weight).mean())
     return torch.stack(distances).mean()
+
+
+def same_squares(size: int, *images: Tensor) -> list[Tensor]:
+    """One random square of `size` px of each image of a batch [B, C, S, S], the same in all batches given."""
+    starts = torch.randint(0, images[0].shape[-1] - size + 1, (len(images[0]), 2)).tolist()
+    return [
+        torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(batch, starts, strict=True)])
+        for batch in images
+    ]
 
 
 class Judge(nn.Module):
@@ -89,12 +106,12 @@ class Judge(nn.Module):
         return losses
 
     def losses(self, fake: Tensor, real: Tensor | None, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """The generator's losses: adversarial, weighed by image, and, where there is a target, features."""
+        """The generator's losses: adversarial and, where there is a target, features; weighed by image."""
         with self._autocast():
             features, logits = self.network.features(self.change(fake.float()))
             losses = {"adversarial": generator_loss(logits.float(), weight)}
             if real is not None:
                 with torch.no_grad():
                     wanted, _ = self.network.features(real)
-                losses["features"] = feature_distance(features, wanted)
+                losses["features"] = feature_distance(features, wanted, weight)
         return losses

@@ -9,9 +9,28 @@ from torch import Tensor, nn
 from torch.nn import Conv2d, Linear
 from torch.nn import functional as F
 
+from ..restoration.stylegan2 import fir_upsample
+
 __all__ = ["Discriminator"]
 
 _SLOPE = 0.2
+_BAND_GAINS = (20.0, 8.0)  # of the finest band and the next: skin and hair are a hundredth of the picture's contrast
+
+
+def _with_bands(image: Tensor) -> Tensor:
+    """The image in -1..1 and its finest bands, amplified, [B, 9, S, S].
+
+    Without them the discriminator sees colours and outlines only: on restored and real faces its loss stayed at chance
+    for hundreds of steps.
+    """
+    views, fine = [image * 2 - 1], image
+    for level, gain in enumerate(_BAND_GAINS, 1):
+        coarse = F.avg_pool2d(image, 2**level)
+        for _ in range(level):
+            coarse = fir_upsample(coarse)
+        views.append((fine - coarse) * gain)
+        fine = coarse
+    return torch.cat(views, 1)
 
 
 class _Block(nn.Module):
@@ -38,7 +57,7 @@ class Discriminator(nn.Module):
     def __init__(self, size: int, width: int = 24) -> None:
         super().__init__()
         # The first step folds 2x2 px into channels: the full size costs little.
-        self.stem = Conv2d(12, 2 * width, 3, padding=1)
+        self.stem = Conv2d(12 * (1 + len(_BAND_GAINS)), 2 * width, 3, padding=1)
         blocks, channels, size = [], 2 * width, size // 2
         while size > 4:
             wider = min(8 * width, 2 * channels)
@@ -50,7 +69,7 @@ class Discriminator(nn.Module):
 
     def features(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """What each scale sees, [B, C, s, s] from size / 2 down to 4 px, and the logits [B, 1]."""
-        x = F.leaky_relu(self.stem(F.pixel_unshuffle(image * 2 - 1, 2)), _SLOPE)
+        x = F.leaky_relu(self.stem(F.pixel_unshuffle(_with_bands(image), 2)), _SLOPE)
         seen = [x]
         for block in self.blocks:
             x = block(x)

@@ -17,13 +17,13 @@ def charbonnier(image: Tensor, target: Tensor, weight: Tensor | None = None, eps
     return (value if weight is None else value * weight).mean()
 
 
-def log_error(image: Tensor, target: Tensor, floor: float = 1e-4) -> Tensor:
+def log_error(image: Tensor, target: Tensor, weight: Tensor | None = None, floor: float = 1e-4) -> Tensor:
     """Mean over the images [B, C, H, W] of log(MSE + floor): what PSNR averages, times -10 / ln 10.
 
-    The floor (40 dB) keeps nearly perfect images from deciding alone.
+    The floor (40 dB) keeps nearly perfect images from deciding alone; `weight` [B] weighs the images.
     """
-    error = (image.float() - target.float()).square().mean((1, 2, 3))
-    return (error + floor).log().mean()
+    value = ((image.float() - target.float()).square().mean((1, 2, 3)) + floor).log()
+    return (value if weight is None else value * weight).mean()
 
 
 def pyramid_loss(images: Mapping[int, Tensor], target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..errors import PoseFRError
 from ..restoration.checkpoint import save_network
 from ..restoration.network import PoseFRNet
 from ..restoration.shards import written_path
-from .adversarial import Judge
+from .adversarial import Judge, same_squares
 from .data import FaceCrops, PairLoader
 from .identity import IdentityLoss
 from .journal import Journal, plot_losses, sheet, write_png
@@ -96,12 +96,18 @@ class _Trainer:
         self.network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         processes.same_start(self.network)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        if recipe.free_only:
+            self.network.requires_grad_(False)
+            for parameter in self.network.free_parameters():
+                parameter.requires_grad_(True)
         # Layers that the caller froze stay as they are.
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
         self.judge: Judge | None = None
         if recipe.judged:
-            self.judge = Judge(network.config.size, recipe.learning_rate / 2, recipe.r1, processes, recipe.bf16)
+            self.judge = Judge(
+                recipe.judged_size or network.config.size, recipe.learning_rate / 2, recipe.r1, processes, recipe.bf16
+            )
         self.identity = None if identity is None else identity.to(device)
         self.journal = Journal(out / "log.jsonl")
         self.steps, self.seconds = 0, 0.0
@@ -179,7 +185,10 @@ class _Trainer:
         recipe, device = self.recipe, self.processes.device
         degraded, target, landmarks = batch["degraded"], batch["target"], batch.get("landmarks")
         fidelity = torch.rand(len(target), device=device)
-        fidelity[torch.rand(len(target), device=device) < recipe.faithful] = 1.0
+        faithful = torch.rand(len(target), device=device) < recipe.faithful
+        if self.judge is not None:
+            faithful[0] = False  # the discriminator has something to judge in every step and process
+        fidelity[faithful] = 1.0
         if recipe.twice:
             degraded, target = torch.cat([degraded, batch["second"]]), torch.cat([target, target])
             fidelity = torch.cat([fidelity, fidelity])
@@ -187,19 +196,25 @@ class _Trainer:
         with autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             output = self.network(degraded, fidelity, noise_seed=self.steps)
         image = output.image
+        held = recipe.free_pixel + (1 - recipe.free_pixel) * fidelity
         losses = {
             "input": charbonnier(degraded, target),
             "pixel": charbonnier(image, target),
-            "relative": charbonnier(image, target, _relative_weight(degraded, target), recipe.epsilon),
-            "psnr": log_error(image, target),
+            "relative": charbonnier(image, target, _relative_weight(degraded, target) * held, recipe.epsilon),
+            "psnr": log_error(image, target, held),
         }
-        losses["gain_db"] = _DECIBELS * (log_error(degraded, target) - losses["psnr"].detach())
+        with torch.no_grad():
+            losses["gain_db"] = _DECIBELS * (log_error(degraded, target) - log_error(image, target))
         weights = {recipe.loss: recipe.pixel}
         if output.images:
             losses["pyramid"], weights["pyramid"] = pyramid_loss(output.images, target), recipe.pyramid
         if self.judge is not None:
-            losses.update(self.judge.step(image, target, self.steps))
-            losses.update(self.judge.losses(image, target, 1 - 0.9 * fidelity))
+            free = fidelity < 1
+            fake, real = image[free], target[free]
+            if recipe.judged_size:
+                fake, real = same_squares(recipe.judged_size, fake, real)
+            losses.update(self.judge.step(fake, real, self.steps))
+            losses.update(self.judge.losses(fake, real, 1 - fidelity[free]))
             weights |= {"adversarial": recipe.adversarial, "features": recipe.features}
         if self.identity is not None and landmarks is not None:
             losses["identity"], weights["identity"] = self.identity(image, target, landmarks), recipe.identity_weight
