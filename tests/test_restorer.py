@@ -30,7 +30,7 @@ def test_a_network_comes_back_as_it_was_saved(checkpoint):
     assert network.config == SMALL
     assert provenance == {"steps": 3}
     stored = network.state_dict()
-    for name in ("prior.blocks.8.conv.weight", "gains.32.weight"):
+    for name in ("prior.blocks.8.conv.weight", "decoder.gains.32.weight"):
         assert stored[name].shape == expected.state_dict()[name].shape
     assert not list(checkpoint.parent.glob("*.partial"))
     image = torch.rand(1, 3, 64, 64)
