@@ -176,3 +176,13 @@ def test_an_interruption_returns_within_one_chunk(server, astronaut, which):
     assert passes.stat().st_size - before <= passes_a_chunk
     assert passes.stat().st_size < 20 * passes_a_chunk  # all chunks there are
     assert "save" not in entry["outputs"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16384, 30), (30, 16384)])
+def test_images_of_odd_shapes_come_back_as_they_were(server, size):
+    workflow = one_node("unused", working_size=0)
+    workflow["load"] = node("EmptyImage", width=size[0], height=size[1], batch_size=1, color=0x405060)
+    (picture,) = server.pictures(server.run(workflow), "save")
+    pixels = read(picture)
+    assert pixels.shape == (size[1], size[0], 3)
+    assert (pixels == (0x40, 0x50, 0x60)).all()
