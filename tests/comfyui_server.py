@@ -43,6 +43,7 @@ class Server:
 
     def __init__(self, base: Path, port: int, process: subprocess.Popen[bytes]) -> None:
         self.base, self.url, self.process = base, f"http://127.0.0.1:{port}", process
+        self.log_of_start = ""
 
     def ask(self, path: str, body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -122,6 +123,7 @@ def running(
                 break
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.3)
+        server.log_of_start = server.log()
         yield server
     finally:
         process.terminate()

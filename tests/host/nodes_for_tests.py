@@ -32,8 +32,15 @@ class Tight:
         return self.inner.restore(crops, batch=batch, **options)
 
 
+def take_time():
+    """Note a pass in output/passes.txt, and let it last."""
+    with (Path(folder_paths.get_output_directory()) / "passes.txt").open("a") as passes:
+        passes.write(".")
+    time.sleep(PASS_SECONDS)
+
+
 class Slow(nn.Module):
-    """A network that notes each pass in output/passes.txt and takes its time."""
+    """A network that notes each pass and takes its time."""
 
     def __init__(self, inner):
         super().__init__()
@@ -46,9 +53,7 @@ class Slow(nn.Module):
             return getattr(self.inner, name)
 
     def forward(self, *args, **options):
-        with (Path(folder_paths.get_output_directory()) / "passes.txt").open("a") as passes:
-            passes.write(".")
-        time.sleep(PASS_SECONDS)
+        take_time()
         return self.inner(*args, **options)
 
 
@@ -74,7 +79,12 @@ class SlowDetector(TightRestorer):
 
     def wrap(self, restorer):
         model = copy.copy(restorer.model)
-        model.network = Slow(model.network)
+
+        def look(*args, **options):  # once for each chunk; the network itself runs more often
+            take_time()
+            return restorer.model._look(*args, **options)
+
+        model._look = look
         return (dataclasses.replace(restorer, model=model),)
 
 

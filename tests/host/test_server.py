@@ -29,11 +29,11 @@ def test_the_pack_loads_without_a_warning(server):
     offers = server.ask("/object_info")
     for name in json.loads((ROOT / "node_list.json").read_text()):
         assert offers[name]["python_module"] == "custom_nodes.ComfyUI-PoseFR"
-    said = [line for line in server.log().splitlines() if "posefr" in line.lower()]
+    said = [line for line in server.log_of_start.splitlines() if "posefr" in line.lower()]
     assert any("seconds" in line for line in said)  # the line of import times
     for word in ("WARN", "ERROR", "FAILED", "Cannot import"):
         assert not [line for line in said if word.lower() in line.lower()]
-    assert "Traceback" not in server.log()
+    assert "Traceback" not in server.log_of_start
 
 
 def test_help_pages_and_translations_are_served(server):
