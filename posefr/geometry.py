@@ -231,8 +231,12 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
         top, bottom, fold_y = _source_span(*_reach(matrix[1], size), height, step)
         region = images[frames[i], top:bottom, left:right, :3].float()
         mirror = (width if fold_x else 0, height if fold_y else 0)
-        resample(region, matrix, (0, 0, size, size), corner=(left, top), mirror=mirror, out=crops[i])
-    return crops.nan_to_num_(0, 0, 0).clamp_(0, 1)
+        crop = resample(region, matrix, (0, 0, size, size), corner=(left, top), mirror=mirror, out=crops[i])
+        # Crop by crop, while it lies in the processor's cache; a sum tells on the CPU whether all is finite.
+        if crop.device.type != "cpu" or not math.isfinite(float(crop.sum())):
+            crop.nan_to_num_(0, 0, 0)
+        crop.clamp_(0, 1)
+    return crops
 
 
 def _reach(row: list[float], size: int) -> tuple[float, float]:
