@@ -219,7 +219,7 @@ def load_detector(
         raise PoseFRError(f"{path} holds a RetinaFace {architecture}, expected was {name}; replace the file.")
     network = build_network(architecture)
     read_weights(network, path, architecture, state)
-    again = load_second_look(SECOND_LOOK) if name == "bundled" and SECOND_LOOK.is_file() else None
+    again = load_second_look(SECOND_LOOK) if name == "bundled" else None
     return Detector(name, network if device is None else network.to(device), again)
 
 
