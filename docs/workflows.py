@@ -27,7 +27,12 @@ ROW, WIDGET_ROW, TITLE, GAP = 20, 24, 30, 40  # px in the front end
 WIDTH = 300
 # What a node shows below its widgets once it ran, in px.
 SHOWS = {"LoadImage": 300, "LoadVideo": 300, "SaveImage": 380, "SaveVideo": 380, "PreviewImage": 260}
-SHOWS |= {"PoseFRPreviewFaces": 300, "PoseFRFaceReport": 100}
+SHOWS |= {
+    "PoseFRPreviewFaces": 300,
+    "PoseFRFaceReport": 100,
+    "PoseFRRestoreFaces": 220,
+    "PoseFRRestoreFacesInImage": 220,
+}
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 CHECKPOINT_URL = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}"
 
