@@ -15,6 +15,7 @@ from posefr.training.adversarial import discriminator_loss, feature_distance, ge
 from posefr.training.discriminator import Discriminator
 from posefr.training.identity import ARCFACE_POINTS, IdentityLoss, align
 from posefr.training.losses import (
+    agreement,
     charbonnier,
     latent_distance,
     log_error,
@@ -109,6 +110,19 @@ def test_the_region_loss_counts_an_error_at_the_eye_and_not_in_the_corner():
     at_corner[..., :6, :6] += 0.5
     assert region_loss(target, target, FACE) == pytest.approx(1e-3)
     assert region_loss(at_eye, target, FACE) > 20 * (region_loss(at_corner, target, FACE) - 1e-3)
+
+
+def test_the_worse_of_two_results_follows_the_better_one():
+    target = torch.zeros(2, 3, 4, 4)
+    first = torch.tensor([0.1, 0.4])[:, None, None, None].expand(2, 3, 4, 4).clone().requires_grad_(True)
+    second = torch.tensor([0.3, 0.2])[:, None, None, None].expand(2, 3, 4, 4).clone().requires_grad_(True)
+    loss = agreement(first, second, target)
+    assert loss.item() == pytest.approx(0.2, abs=1e-4)
+    loss.backward()
+    assert not first.grad[0].any()
+    assert not second.grad[1].any()
+    assert (first.grad[1] > 0).all()
+    assert (second.grad[0] > 0).all()
 
 
 def test_the_latent_distance_is_a_ratio_that_small_latents_do_not_lower():

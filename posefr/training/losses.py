@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["charbonnier", "latent_distance", "log_error", "pyramid_loss", "region_loss", "region_weight"]
+__all__ = ["agreement", "charbonnier", "latent_distance", "log_error", "pyramid_loss", "region_loss", "region_weight"]
 
 
 def charbonnier(image: Tensor, target: Tensor, weight: Tensor | None = None, epsilon: float = 1e-3) -> Tensor:
@@ -51,6 +51,17 @@ def region_weight(landmarks: Tensor, size: int) -> Tensor:
     bump_x = ((steps - spots[..., :1]) / width[:, None, None]).square()  # [B, 5, size]
     bump_y = ((steps - spots[..., 1:]) / width[:, None, None]).square()
     return torch.exp(-0.5 * (bump_y[..., :, None] + bump_x[..., None, :])).amax(1, keepdim=True)
+
+
+def agreement(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
+    """Distance between two results [B, C, H, W] for one face; the one further from its target follows the other.
+
+    Were both to give way, what a good input shows would be lost to a bad one.
+    """
+    errors = [(image - target).float().square().mean((1, 2, 3), keepdim=True) for image in (first, second)]
+    ahead = errors[0] < errors[1]
+    leader, follower = torch.where(ahead, first, second), torch.where(ahead, second, first)
+    return charbonnier(follower, leader.detach())
 
 
 def latent_distance(latents: Tensor, other: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ class Recipe(Run):
     r1: float = _option(5.0, "weight of the discriminator's gradient penalty")
     identity_weight: float = _option(0.0, "weight of the identity loss; needs --identity")
     region: float = _option(0.0, "weight of the pixel error around eyes and mouth")
-    consistency: float = _option(0.0, "weight of the distance between the results of two degradations of a face")
+    consistency: float = _option(
+        0.0, "weight of the distance from the worse to the better of the results of two degradations"
+    )
     latent: float = _option(0.0, "weight of the distance between their latents, over that between different faces")
     clean: float = _option(0.05, "share of faces that are their own target")
     faithful: float = _option(0.6, "share of faces at fidelity 1; the others' is drawn from 0..1")

@@ -19,7 +19,7 @@ from .adversarial import Judge, same_squares
 from .data import FaceCrops, PairLoader
 from .identity import IdentityLoss
 from .journal import Journal, plot_losses, sheet, write_png
-from .losses import charbonnier, latent_distance, log_error, pyramid_loss, region_loss
+from .losses import agreement, charbonnier, latent_distance, log_error, pyramid_loss, region_loss
 from .processes import Processes
 from .recipe import LOSSES, Recipe
 
@@ -221,7 +221,9 @@ class _Trainer:
         if recipe.region and landmarks is not None:
             losses["region"], weights["region"] = region_loss(image, target, landmarks), recipe.region
         if recipe.twice:
-            losses["consistency"], weights["consistency"] = charbonnier(*image.chunk(2)), recipe.consistency
+            first, second = image.chunk(2)
+            losses["consistency"] = agreement(first, second, batch["target"])
+            weights["consistency"] = recipe.consistency
             if len(batch["target"]) > 1:
                 losses["latent"], weights["latent"] = latent_distance(*output.latents.chunk(2)), recipe.latent
         total = torch.stack([losses[name] * weight for name, weight in weights.items() if weight]).sum()
