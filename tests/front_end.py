@@ -57,6 +57,7 @@ class FrontEnd:
     def __init__(self, page: Page, url: str, shots: Path) -> None:
         self.page, self.url, self.shots = page, url, shots
         self.ends: list[tuple[str, str]] = []  # (what, prompt id) of every run that ended
+        self.error = ""  # what the last run that ended so failed with
         self.refused: list[str] = []  # what the server answered to a workflow that it did not take
         page.on("websocket", lambda socket: socket.on("framereceived", self._on_message))
         page.on("response", self._on_response)
@@ -66,6 +67,7 @@ class FrontEnd:
             event = json.loads(message)
             if event["type"] in ("execution_success", "execution_error", "execution_interrupted"):
                 self.ends.append((event["type"], event["data"]["prompt_id"]))
+                self.error = event["data"].get("exception_message", "")
 
     def _on_response(self, response: Any) -> None:
         if response.url.endswith("/prompt") and response.request.method == "POST" and response.status != 200:
@@ -168,7 +170,7 @@ class FrontEnd:
             self.page.wait_for_timeout(200)
         assert not self.refused, self.refused
         what, prompt = self.ends[0]
-        assert what == "execution_success", what
+        assert what == "execution_success", f"{what}: {self.error}"
         return prompt
 
     def shot(self, name: str) -> Path:
