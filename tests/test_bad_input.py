@@ -355,6 +355,9 @@ print(*run(), sep="\\n")
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
 def test_a_models_folder_that_is_read_only_is_read_and_named_when_it_has_to_be_written():
+    closed = [str(path) for path in (ROOT / "posefr" / "weights").parents if path.stat().st_mode & 0o005 != 0o005]
+    if os.geteuid() == 0 and closed:
+        pytest.skip(f"root runs this as nobody, who may not read {closed[-1]}")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "models")
         folder.mkdir()
