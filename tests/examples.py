@@ -50,6 +50,10 @@ def as_sent(saved: dict, offers: dict) -> dict:
                     next(values)
             if entry["link"] is not None:
                 inputs[entry["name"]] = sources[entry["link"]]
+        # what an older ComfyUI asks for beyond what was saved
+        for name, (_, *options) in offered.get("required", {}).items():
+            if name not in inputs and options and "default" in options[0]:
+                inputs[name] = options[0]["default"]
         workflow[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return workflow
 
