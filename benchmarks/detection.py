@@ -15,7 +15,6 @@ work meanwhile, `--processor-time --threads 1` counts the time that the processo
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 from skimage import data
+from timing import add_options, clock_for, least_time
 
 from posefr.detection import Detector, load_detector
 from posefr.detection.networks import build_network
@@ -67,29 +67,13 @@ def facexlib_twin(detector: Detector) -> Any:
     return twin
 
 
-def least_time(function: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """ms of the fastest call; the first call does not count."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        function()
-        times.append(clock() - start)
-    return min(times) * 1e3
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=BUNDLED, help="of RetinaFace mobile0.25 (default: the bundled)")
-    parser.add_argument("--repeats", type=int, default=7, help="calls to take the least time of")
-    parser.add_argument("--threads", type=int, default=0, help="threads for torch and OpenCV each; 0 leaves both alone")
-    parser.add_argument("--processor-time", action="store_true", help="count the processor's time, in all threads")
+    add_options(parser, repeats=7)
     options = parser.parse_args()
-    clock = time.process_time if options.processor_time else time.perf_counter
-    if options.threads:
-        torch.set_num_threads(options.threads)
-        cv2.setNumThreads(options.threads)
+    clock = clock_for(options)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     frames = make_frames()
     images = torch.from_numpy(frames).float() / 255

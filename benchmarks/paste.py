@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from timing import add_options, clock_for, least_time
 
 from posefr.compositing import paste_faces
 from posefr.detection.torchvision_repair import ensure_torchvision
@@ -98,28 +98,12 @@ def make_facexlib_crop(image: np.ndarray, faces: Faces, *, floats: bool, tensors
     return crop
 
 
-def least_time(function: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """ms of the fastest call; the first call does not count."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        function()
-        times.append(clock() - start)
-    return min(times) * 1e3
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7, help="calls to take the least time of")
-    parser.add_argument("--threads", type=int, default=0, help="threads for torch and OpenCV each; 0 leaves both alone")
-    parser.add_argument("--processor-time", action="store_true", help="count the processor's time, in all threads")
+    add_options(parser, repeats=7)
     options = parser.parse_args()
-    clock = time.process_time if options.processor_time else time.perf_counter
-    if options.threads:
-        torch.set_num_threads(options.threads)
-        cv2.setNumThreads(options.threads)
+    clock = clock_for(options)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads; OpenCV {cv2.__version__}, {cv2.getNumThreads()}"
     )

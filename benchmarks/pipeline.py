@@ -19,7 +19,6 @@ import argparse
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from timing import add_options, clock_for
 
 import posefr
 from posefr.detection.networks import build_network
@@ -158,19 +158,14 @@ def peak_memory(frames: int, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="calls to take the least time of")
-    parser.add_argument("--threads", type=int, default=0, help="threads for torch and OpenCV each; 0 leaves both alone")
-    parser.add_argument("--processor-time", action="store_true", help="count the processor's time, in all threads")
+    add_options(parser, repeats=3)
     parser.add_argument("--frames", type=int, default=64, help="in the batch whose memory is measured; 0 for none")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-        cv2.setNumThreads(options.threads)
+    clock = clock_for(options)
     if options.memory_of:
         peak_memory(options.memory_of, options.device)
         return
-    clock = time.process_time if options.processor_time else time.perf_counter
     where = torch.cuda.get_device_name() if options.device != "cpu" else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {where}; OpenCV {cv2.__version__}, {cv2.getNumThreads()}")
     frame = make_frame()
