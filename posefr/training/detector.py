@@ -39,8 +39,17 @@ from .detector_loss import Targets, detection_loss, match
 from .detector_photos import Photo, load_faceless, load_photos, read_manifest
 
 __all__ = [
-    "average", "calibrate", "held_out_canvases", "load_stock", "main", "pixels", "score_canvases", "train",
+    "add_options",
+    "average",
+    "calibrate",
+    "held_out_canvases",
+    "load_stock",
+    "main",
+    "pixels",
+    "score_canvases",
+    "train",
     "turned_more_often",
+    "use_threads",
 ]  # fmt: skip
 
 _ARCHITECTURE = "mobile0.25"
@@ -325,21 +334,22 @@ def load_stock(faces: Path, reference: Path, faceless: Path | None, every: int =
     return photos, empty
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m posefr.training.detector", description="Trains a face detector.")
+def add_options(
+    parser: argparse.ArgumentParser, *, minutes: float, rate: float, decay: float, false_per_canvas: float
+) -> None:
+    """The options that training either of the detector's networks has, with these defaults."""
     add = parser.add_argument
     add("--faces", type=Path, required=True, help="folder of face photos with a manifest.csv")
     add("--reference", type=Path, required=True, help="RetinaFace mobile0.25 weights that label the photos")
     add("--faceless", type=Path, help="folder of any pictures; those without a face show what a face is not")
     add("--out", type=Path, required=True, help="folder for the state, the log and the weights")
-    add("--minutes", type=float, default=90.0, help="time budget of the training itself (default: %(default)s)")
+    add("--minutes", type=float, default=minutes, help="time budget of the training itself (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the state in --out")
     add("--threads", type=int, default=0, help="CPU threads; 0 for PyTorch's choice (default: %(default)s)")
     add("--canvas", type=int, default=320, help="canvas side in px (default: %(default)s)")
     add("--batch", type=int, default=16, help="canvases a step (default: %(default)s)")
-    add("--rate", type=float, default=3e-3, help="highest learning rate (default: %(default)s)")
-    add("--warm-up", type=int, default=300, help="steps until then (default: %(default)s)")
-    add("--decay", type=float, default=0.01, help="weight decay of AdamW (default: %(default)s)")
+    add("--rate", type=float, default=rate, help="highest learning rate (default: %(default)s)")
+    add("--decay", type=float, default=decay, help="weight decay of AdamW (default: %(default)s)")
     add("--ema", type=float, default=0.998, help="decay of the averaged weights (default: %(default)s)")
     add("--seed", type=int, default=0)
     add("--float32", action="store_true", help="no bfloat16 autocast")
@@ -347,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--false-per-canvas",
         type=float,
-        default=0.05,
+        default=false_per_canvas,
         help="false finds a canvas that the final scores are set for, at 0.5 (default: %(default)s)",
     )
     add(
@@ -356,17 +366,30 @@ def _parser() -> argparse.ArgumentParser:
         help="kept with the weights (default: %(default)s)",
     )
     add("--every", type=int, default=1, help="take every n-th photo only (default: all)")
+
+
+def use_threads(count: int) -> None:
+    """Threads for torch and OpenCV each; 0 leaves both alone."""
+    if count:
+        import cv2
+
+        torch.set_num_threads(count)
+        cv2.setNumThreads(count)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m posefr.training.detector", description="Trains a face detector.")
+    add_options(parser, minutes=90.0, rate=3e-3, decay=0.01, false_per_canvas=0.05)
+    parser.add_argument(
+        "--warm-up", type=int, default=300, help="steps until the highest learning rate (default: %(default)s)"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(arguments)
-    if args.threads:
-        import cv2
-
-        torch.set_num_threads(args.threads)
-        cv2.setNumThreads(args.threads)
+    use_threads(args.threads)
     recipe = Recipe(
         args.minutes, args.canvas, args.batch, args.rate, args.warm_up, args.decay, args.ema, args.seed,
         not args.float32, args.save_every, args.false_per_canvas,

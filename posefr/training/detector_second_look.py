@@ -30,7 +30,7 @@ from ..detection.inference import Candidates, find_candidates
 from ..detection.second_look import CROP, SecondLook, crop_transforms, cut_out, look_again
 from ..detection.suppression import overlaps
 from ..errors import PoseFRError
-from .detector import average, held_out_canvases, load_stock, pixels, turned_more_often
+from .detector import add_options, average, held_out_canvases, load_stock, pixels, turned_more_often, use_threads
 from .detector_canvas import Canvas, compose, mirror
 from .detector_degradation import degrade
 from .detector_photos import Photo
@@ -324,46 +324,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m posefr.training.detector_second_look", description="Trains the detector's second look."
     )
-    add = parser.add_argument
-    add("--faces", type=Path, required=True, help="folder of face photos with a manifest.csv")
-    add("--reference", type=Path, required=True, help="RetinaFace mobile0.25 weights that label the photos")
-    add("--faceless", type=Path, help="folder of any pictures; those without a face show what a face is not")
-    add("--detector", default="bundled", help="the detector whose finds are looked at (default: %(default)s)")
-    add("--out", type=Path, required=True, help="folder for the state, the log and the weights")
-    add("--minutes", type=float, default=60.0, help="time budget of the training itself (default: %(default)s)")
-    add("--resume", action="store_true", help="go on from the state in --out")
-    add("--threads", type=int, default=0, help="CPU threads; 0 for PyTorch's choice (default: %(default)s)")
-    add("--canvas", type=int, default=320, help="canvas side in px (default: %(default)s)")
-    add("--batch", type=int, default=16, help="canvases a step (default: %(default)s)")
-    add("--rate", type=float, default=2e-3, help="highest learning rate (default: %(default)s)")
-    add("--decay", type=float, default=0.02, help="weight decay of AdamW (default: %(default)s)")
-    add("--ema", type=float, default=0.998, help="decay of the averaged weights (default: %(default)s)")
-    add("--seed", type=int, default=0)
-    add("--float32", action="store_true", help="no bfloat16 autocast")
-    add("--save-every", type=float, default=5.0, help="minutes between checkpoints (default: %(default)s)")
-    add(
-        "--licence",
-        default="research and non-commercial use only, as the licences of the training photos ask",
-        help="kept with the weights (default: %(default)s)",
+    add_options(parser, minutes=60.0, rate=2e-3, decay=0.02, false_per_canvas=0.02)
+    parser.add_argument(
+        "--detector", default="bundled", help="the detector whose finds are looked at (default: %(default)s)"
     )
-    add(
-        "--false-per-canvas",
-        type=float,
-        default=0.02,
-        help="false finds a canvas that the final scores are set for, at 0.5 (default: %(default)s)",
-    )
-    add("--every", type=int, default=1, help="take every n-th photo only (default: all)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(arguments)
-    if args.threads:
-        import cv2
-
-        torch.set_num_threads(args.threads)
-        cv2.setNumThreads(args.threads)
+    use_threads(args.threads)
     try:
         photos, faceless = load_stock(args.faces, args.reference, args.faceless, args.every)
         train(photos, faceless, load_detector(args.detector).network, args)
