@@ -3,7 +3,9 @@
 Where a target pixel spans no more than one source pixel, the source is interpolated, by a bicubic kernel. Where it
 spans more, the source is low-pass filtered first by a Lanczos kernel of the target's resolution; what spans more than
 three source pixels is reduced to two before. A source that is much enlarged is doubled by a Lanczos kernel first, in
-torch any that is enlarged: there the time does not matter so much.
+torch any that is enlarged: there the time does not matter so much. One that is enlarged a little is made larger by a
+bicubic kernel, aligned with its pixels, and that is interpolated linearly: as exact as a bicubic kernel under the
+similarity itself, in half the time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,11 @@ __all__ = ["kernel_reach", "resample"]
 _LOBES = 4  # of the Lanczos kernel
 _SHRINK_ABOVE, _SHRINK_TO = 3.0, 2.0  # source px to a target px
 _DOUBLE_TO = 0.5  # source px to a target px, by OpenCV
+_LINEAR_BELOW = 0.9  # source px to a target px, by OpenCV
+_LARGER = 1.75  # times, before linear interpolation
+# Both interpolations soften by about what this filter sharpens: of some from 0 to 0.1 the one whose results lay nearest
+# to Fourier interpolation of random pictures with a photo's spectrum. A bicubic kernel's lay no nearer.
+_SHARPEN = (-0.05, 1.1, -0.05)
 _OPENCV_REACH = 30_000  # px: OpenCV's remapping counts in 16 bits
 
 _Matrix = list[list[float]]
@@ -108,12 +115,19 @@ def _resample_opencv(
 
     border = cv2.BORDER_REFLECT if any(mirror) else cv2.BORDER_REPLICATE
     pixels = source.detach().numpy()
+    linear = False
     if step > 1:
         kernel = np.array(_low_pass_kernel(step))
         pixels = cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=border)
     elif step <= _DOUBLE_TO:
         double = (2 * pixels.shape[1], 2 * pixels.shape[0])
         pixels = cv2.resize(pixels, double, interpolation=cv2.INTER_LANCZOS4)
+    elif linear := step < _LINEAR_BELOW:
+        sharpen = np.array(_SHARPEN)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)  # with four channels OpenCV takes half the time
+        pixels = cv2.sepFilter2D(pixels, -1, sharpen, sharpen, borderType=border)
+        larger = (round(_LARGER * pixels.shape[1]), round(_LARGER * pixels.shape[0]))
+        pixels = cv2.resize(pixels, larger, interpolation=cv2.INTER_CUBIC)
     left, top, columns, rows = target
     affine = np.empty((2, 3))
     for axis, (along_x, along_y, shift) in enumerate(matrix):
@@ -121,9 +135,14 @@ def _resample_opencv(
         zoom = pixels.shape[1 - axis] / size[1 - axis]
         start = along_x * (left + 0.5) + along_y * (top + 0.5) + shift - corner[axis]
         affine[axis] = along_x * zoom, along_y * zoom, start * zoom - 0.5
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     into = None if out is None else out.numpy()
-    sampled = cv2.warpAffine(pixels, affine, (columns, rows), dst=into, flags=flags, borderMode=border)
+    if linear:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        sampled = cv2.warpAffine(pixels, affine, (columns, rows), flags=flags, borderMode=border)
+        sampled = cv2.cvtColor(sampled, cv2.COLOR_RGBA2RGB, dst=into)
+    else:
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        sampled = cv2.warpAffine(pixels, affine, (columns, rows), dst=into, flags=flags, borderMode=border)
     return torch.from_numpy(sampled) if out is None else out
 
 

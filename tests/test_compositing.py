@@ -60,7 +60,7 @@ def test_an_unchanged_crop_leaves_the_photo_as_it_was(photo: Tensor, size: int, 
     out, covered = paste_faces(photo, crops, crops.images, mask=mask)
     inside = covered > 0
     assert 5_000 < inside.sum() < 30_000
-    assert (out - photo).abs()[inside].mean() < 1.1 / 255
+    assert (out - photo).abs()[inside].mean() < 1.15 / 255
     assert torch.equal(out[~inside], photo[~inside])
 
 

@@ -153,12 +153,15 @@ class PoseFRNet(nn.Module):
         if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, size, size):
             raise ValueError(f"PoseFRNet takes [B, 3, {size}, {size}]; found {list(degraded.shape)}.")
         batch = degraded.shape[0]
+        faithful = isinstance(fidelity, (int, float)) and fidelity == 1  # the other decoder would not be heard
         fidelity = torch.as_tensor(fidelity, dtype=degraded.dtype, device=degraded.device).expand(batch)
         fidelity = fidelity.reshape(batch, 1)
         pyramid = image_pyramid(degraded)
         centred = {s: image * 2 - 1 for s, image in pyramid.items()}
         features, offsets = self.encoder(centred)
-        said = self.decoder(features, centred).blend(self.free(features, centred), 1 - fidelity[:, :, None, None])
+        said = self.decoder(features, centred)
+        if not faithful:
+            said = said.blend(self.free(features, centred), 1 - fidelity[:, :, None, None])
         base = self.mean_latent + self.fidelity_latent(1 - fidelity)
         latents = {s: base[:, None] + offset for s, offset in offsets.items()}
 

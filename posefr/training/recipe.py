@@ -26,7 +26,7 @@ class Run:
     steps: int = _option(0, "stop after so many steps of this run; 0 for no such limit")
     batch: int = _option(8, "faces a step, on each device")
     seed: int = _option(0, "of everything random")
-    bf16: bool = _option(False, "bf16 autocast, for CUDA (on CPUs, torch 2.13 has NaN gradients in it)")
+    bf16: bool = _option(False, "bfloat16 autocast: for CUDA, and for CPUs that multiply it (avx512_bf16, amx)")
     log_every: int = _option(50, "steps between two lines of the log")
     sample_every: int = _option(1000, "steps between two checkpoints, each with a sheet of samples and the loss plot")
 

@@ -20,6 +20,7 @@ from .data import FaceCrops, PairLoader
 from .identity import IdentityLoss
 from .journal import Journal, plot_losses, sheet, write_png
 from .losses import agreement, charbonnier, latent_distance, log_error, pyramid_loss, region_loss
+from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
 
@@ -96,6 +97,8 @@ class _Trainer:
         self.network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         processes.same_start(self.network)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        if recipe.bf16 and device.type == "cpu":
+            without_nan_in_bf16(self.network)
         if recipe.free_only:
             self.network.requires_grad_(False)
             for parameter in self.network.free_parameters():
@@ -189,12 +192,13 @@ class _Trainer:
         if self.judge is not None:
             faithful[0] = False  # the discriminator has something to judge in every step and process
         fidelity[faithful] = 1.0
+        all_faithful = recipe.faithful >= 1 and self.judge is None
         if recipe.twice:
             degraded, target = torch.cat([degraded, batch["second"]]), torch.cat([target, target])
             fidelity = torch.cat([fidelity, fidelity])
             landmarks = None if landmarks is None else torch.cat([landmarks, landmarks])
         with autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-            output = self.network(degraded, fidelity, noise_seed=self.steps)
+            output = self.network(degraded, 1.0 if all_faithful else fidelity, noise_seed=self.steps)
         image = output.image
         held = recipe.free_pixel + (1 - recipe.free_pixel) * fidelity
         losses = {
