@@ -63,7 +63,7 @@ def facexlib_twin(detector: Detector) -> Any:
             cv2.dnn.NMSBoxes([(x, y, u - x, v - y) for x, y, u, v, _ in found.tolist()], found[:, 4], 0.0, limit)
         )
     twin: Any = build_network("mobile0.25")
-    twin.load_state_dict(detector.network.state_dict())
+    twin.load_state_dict(detector.first_look.state_dict())
     return twin
 
 

@@ -96,7 +96,7 @@ def make_facexlib(frame: np.ndarray, landmarks: np.ndarray, detector: Any, netwo
          [313.08905, 371.15118]]
     )  # fmt: skip
     helper.face_det = build_network("mobile0.25").to(device)
-    helper.face_det.load_state_dict(detector.network.state_dict())
+    helper.face_det.load_state_dict(detector.first_look.state_dict())
     helper.face_det.device = torch.device(device)
     helper.face_det.mean_tensor = helper.face_det.mean_tensor.to(device)
 

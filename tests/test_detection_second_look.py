@@ -14,7 +14,15 @@ from posefr.detection.fusion import fused
 from posefr.detection.inference import Candidates
 from posefr.detection.networks import build_network
 from posefr.detection.releases import BUNDLED, SECOND_LOOK
-from posefr.detection.second_look import CROP, SecondLook, crop_transforms, cut_out, load_second_look, look_again
+from posefr.detection.second_look import (
+    CROP,
+    SecondLook,
+    crop_transforms,
+    cut_out,
+    load_second_look,
+    look_again,
+    view_transforms,
+)
 from posefr.detection.suppression import same_face
 from posefr.errors import PoseFRError
 
@@ -59,6 +67,34 @@ def test_a_crop_beyond_the_border_goes_on_in_its_colour():
     assert (crops[1] > 0.99).all()
 
 
+def test_the_views_of_a_find_are_turned_about_its_middle_both_ways():
+    boxes = torch.tensor([[100.0, 200.0, 164.0, 264.0], [300.0, 100.0, 340.0, 150.0]])
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    landmarks = centre[:, None] + torch.stack((turned(25), turned(-70))) * 16
+    views = view_transforms(boxes, landmarks)
+    eyes = landmarks[:, :2] @ views[..., :2].transpose(2, 3) + views[..., None, :, 2]
+    across = eyes[:, :, 1] - eyes[:, :, 0]
+    angles = torch.rad2deg(torch.atan2(across[..., 1], across[..., 0]))
+    torch.testing.assert_close(angles, torch.tensor([[-10.0, -10.0], [10.0, 10.0]]), atol=1e-3, rtol=0)
+    middles = (views[..., :2] @ centre[None, :, :, None] + views[..., 2:]).squeeze(-1)
+    torch.testing.assert_close(middles, torch.full((2, 2, 2), CROP / 2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(cut_out(slope(400, 500), views)[1, 0], cut_out(slope(400, 500), views[1])[0])
+
+
+def test_what_the_views_say_is_averaged():
+    points = UPRIGHT * 12 + CROP / 2
+    boxes = torch.tensor([[100.0, 200.0, 164.0, 264.0]])
+    found = Candidates(boxes, torch.tensor([132.0, 232.0]) + UPRIGHT[None] * 16, torch.tensor([0.5]))
+    views = view_transforms(found.boxes, found.landmarks)
+    seen = look_again(Answers(0.0, points), torch.rand(2, 1, 3, CROP, CROP), views, found)
+    upright = crop_transforms(found.boxes, found.landmarks)[0]
+    alone = (points - upright[:, 2]) @ torch.linalg.inv(upright[:, :2]).T
+    middle = torch.tensor([132.0, 232.0])
+    torch.testing.assert_close(
+        seen.landmarks[0] - middle, (alone - middle) * math.cos(math.radians(10)), atol=1e-3, rtol=0
+    )
+
+
 class Answers(SecondLook):
     """A second look that always gives the same answer."""
 
@@ -76,7 +112,7 @@ def test_landmarks_come_back_into_the_picture_and_both_looks_score():
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     found = Candidates(boxes, centre[:, None] + torch.stack((turned(25), turned(-70))) * 16, torch.tensor([0.5, 0.9]))
     transforms = crop_transforms(found.boxes, found.landmarks)
-    seen = look_again(Answers(1.0, points), torch.rand(2, 3, CROP, CROP), transforms, found)
+    seen = look_again(Answers(1.0, points), torch.rand(1, 2, 3, CROP, CROP), transforms[None], found)
     assert seen.boxes.tolist() == boxes[[1, 0]].tolist(), "best first"
     logits = torch.tensor([math.log(0.9 / 0.1), 0.0])
     torch.testing.assert_close(torch.logit(seen.scores), (logits + 1.0) / 2)
@@ -109,6 +145,14 @@ def test_the_quick_copy_answers_as_the_network():
 def test_only_the_bundled_detector_looks_twice():
     assert load_detector("bundled").second_look is not None
     assert load_detector(BUNDLED).second_look is None
+
+
+def test_a_host_moves_both_looks_with_one_module():
+    detector = load_detector("bundled")
+    moved = {id(parameter) for parameter in detector.network.parameters()}
+    assert detector.second_look is not None
+    both = [*detector.first_look.parameters(), *detector.second_look.parameters()]
+    assert moved == {id(parameter) for parameter in both}
 
 
 def test_both_bundled_files_are_small():

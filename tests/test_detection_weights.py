@@ -104,7 +104,7 @@ def test_the_hosts_folders_are_looked_into(tmp_path):
     torch.save({f"module.{k}": v for k, v in network.state_dict().items()}, tmp_path / "mobilenet0.25_Final.pth")
     detector = load_detector("mobile0.25", folders=[tmp_path / "empty", tmp_path])
     for name, value in network.state_dict().items():
-        assert torch.equal(detector.network.state_dict()[name], value)
+        assert torch.equal(detector.first_look.state_dict()[name], value)
 
 
 def test_written_weights_come_back(tmp_path):

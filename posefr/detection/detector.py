@@ -18,7 +18,7 @@ from .inference import Candidates, find_candidates
 from .networks import build_network
 from .releases import BUNDLED, RELEASES, SECOND_LOOK, cache_folder, find_file, names_in
 from .releases import download as fetch
-from .second_look import CROP, SecondLook, crop_transforms, cut_out, load_second_look, look_again
+from .second_look import CROP, SecondLook, cut_out, load_second_look, look_again, view_transforms
 from .suppression import same_face, suppress
 from .weights import architecture_of, read_state, read_weights
 
@@ -39,16 +39,15 @@ class Detector:
 
     Attributes:
         name: what it was loaded as.
-        network: the RetinaFace module. A host may move it between devices; it is used where its parameters are.
-            Its weights stay as they are: on a CPU a copy is used.
-        second_look: judges each find once more and places its landmarks; None: the first look stands. It follows the
-            network from device to device.
+        first_look: the RetinaFace module. Its weights stay as they are: on a CPU a copy is used.
+        second_look: judges each find once more and places its landmarks; None: the first look stands.
+        network: all of it in one module. A host may move it between devices; it is used where its parameters are.
     """
 
-    def __init__(self, name: str, network: nn.Module, second_look: SecondLook | None = None) -> None:
+    def __init__(self, name: str, first_look: nn.Module, second_look: SecondLook | None = None) -> None:
         self.name = name
-        self.network = network.eval()
-        self.second_look = second_look
+        self.first_look, self.second_look = first_look, second_look
+        self.network = nn.ModuleList([first_look] if second_look is None else [first_look, second_look]).eval()
         self._fused: nn.Module | None = None
 
     @torch.inference_mode()
@@ -161,29 +160,28 @@ class Detector:
         """
         if self.second_look is None:
             return found
-        network = self.second_look.to(view.device)
-        transforms = crop_transforms(found.boxes, found.landmarks)
-        crops = torch.empty((len(transforms), 3, CROP, CROP), device=view.device)
-        fine = (torch.hypot(transforms[:, 0, 0], transforms[:, 0, 1]) > 1) & (scale > 1).any()
-        crops[~fine] = cut_out(view, transforms[~fine])
+        transforms = view_transforms(found.boxes, found.landmarks)
+        crops = torch.empty((*transforms.shape[:2], 3, CROP, CROP), device=view.device)
+        fine = (transforms[0, :, :, :2].det() > 1) & (scale > 1).any()
+        crops[:, ~fine] = cut_out(view, transforms[:, ~fine])
         if fine.any():
-            larger = crop_transforms(found.boxes[fine] * scale.repeat(2), found.landmarks[fine] * scale)
-            crops[fine] = cut_out(image.permute(2, 0, 1)[None], larger.to(image.device)).to(view.device)
-        again = look_again(network, crops, transforms, found)
+            larger = view_transforms(found.boxes[fine] * scale.repeat(2), found.landmarks[fine] * scale)
+            crops[:, fine] = cut_out(image.permute(2, 0, 1)[None], larger.to(image.device)).to(view.device)
+        again = look_again(self.second_look, crops, transforms, found)
         again = _pick(again, again.scores >= threshold)
         return _pick(again, same_face(again.landmarks))
 
     def _quickest(self) -> nn.Module:
-        """The network, or on a CPU its quicker copy, made when it is first asked for."""
-        parameter = next(self.network.parameters())
+        """The first look, or on a CPU its quicker copy, made when it is first asked for."""
+        parameter = next(self.first_look.parameters())
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
-            return self.network
+            return self.first_look
         if self._fused is None:
-            self._fused = fused(self.network)
+            self._fused = fused(self.first_look)
         return self._fused
 
     def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next(self.first_look.parameters()).device
 
 
 def detector_names(folders: Sequence[Path] = ()) -> list[str]:
@@ -203,7 +201,7 @@ def load_detector(
 
     Args:
         name_or_path: one of `detector_names(folders)`, or a path to a .safetensors or .pth file.
-        device: where its network goes; the CPU if None.
+        device: where its networks go; the CPU if None.
         folders: the host's model folders, looked into first.
         download: fetch a public release that is not there, into the first of the folders, or the user's cache folder.
         progress: called with bytes done and bytes in all during a download; may raise to stop.
@@ -219,8 +217,9 @@ def load_detector(
         raise PoseFRError(f"{path} holds a RetinaFace {architecture}, expected was {name}; replace the file.")
     network = build_network(architecture)
     read_weights(network, path, architecture, state)
-    again = load_second_look(SECOND_LOOK) if name == "bundled" else None
-    return Detector(name, network if device is None else network.to(device), again)
+    detector = Detector(name, network, load_second_look(SECOND_LOOK) if name == "bundled" else None)
+    detector.network.to(device)
+    return detector
 
 
 def _locate(name: str, folders: list[Path], download: bool, progress: Callable[[int, int], None] | None) -> Path:

@@ -18,11 +18,12 @@ from ..errors import PoseFRError
 from .inference import Candidates
 from .weights import read_state
 
-__all__ = ["CROP", "SecondLook", "crop_transforms", "cut_out", "load_second_look", "look_again"]
+__all__ = ["CROP", "SecondLook", "crop_transforms", "cut_out", "load_second_look", "look_again", "view_transforms"]
 
 CROP = 64  # px, the side of the crops
 _CONTEXT = 1.45  # the side of the crop in sides of the find's box
 _CHUNK = 256  # crops that go through the network at a time
+_VIEWS = (-10.0, 10.0)  # degrees; a find is seen turned by each, as it is and mirrored
 # Where eyes, nose and mouth corners lie in a crop, nearly; -1..1, x to the right.
 _MEAN = ((-0.27, -0.17), (0.27, -0.17), (0.0, 0.1), (-0.22, 0.37), (0.22, 0.37))
 
@@ -91,8 +92,24 @@ def crop_transforms(boxes: Tensor, landmarks: Tensor) -> Tensor:
     return torch.cat((linear, shift), dim=2)
 
 
+def view_transforms(boxes: Tensor, landmarks: Tensor) -> Tensor:
+    """`crop_transforms` of each find in each view, [V, N, 2, 3]: their crops are turned about their middle.
+
+    The mean of what two views say of the landmarks lies nearer to the truth than what one upright view says.
+    """
+    upright = crop_transforms(boxes, landmarks)
+    middle = upright.new_tensor([CROP / 2, CROP / 2])
+    views = []
+    for degrees in _VIEWS:
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        turn = upright.new_tensor([[cos, -sin], [sin, cos]])
+        views.append(torch.cat((turn @ upright[..., :2], turn @ (upright[..., 2:] - middle[:, None])), dim=2))
+        views[-1][..., 2] += middle
+    return torch.stack(views)
+
+
 def cut_out(image: Tensor, transforms: Tensor) -> Tensor:
-    """Crops [N, 3, 64, 64] under transforms [N, 2, 3]; what lies outside the image is its border's colour.
+    """Crops [..., 3, 64, 64] under transforms [..., 2, 3]; what lies outside the image is its border's colour.
 
     A crop that shrinks the image is cut from a copy halved until one of its px is 0.7 to 1.4 px of the crop.
 
@@ -100,11 +117,11 @@ def cut_out(image: Tensor, transforms: Tensor) -> Tensor:
         image: [1, 3, H, W].
         transforms: image px to crop px.
     """
-    crops = torch.empty((len(transforms), 3, CROP, CROP), device=image.device)
+    crops = torch.empty((transforms.shape[:-2].numel(), 3, CROP, CROP), device=image.device)
     height, width = image.shape[2:]
     steps = torch.arange(CROP) + 0.5
     corner = torch.tensor([[0.0, 0.0], [CROP, 0.0], [CROP, CROP], [0.0, CROP]])
-    for i, transform in enumerate(transforms.float().cpu()):
+    for i, transform in enumerate(transforms.float().cpu().reshape(-1, 2, 3)):
         inverse = torch.linalg.inv(transform[:, :2])
         level = max(0, round(math.log2(max(float(inverse.det().abs().sqrt()), 1e-6))))
         reach = (corner - transform[:, 2]) @ inverse.T
@@ -123,26 +140,28 @@ def cut_out(image: Tensor, transforms: Tensor) -> Tensor:
         crops[i] = functional.grid_sample(
             part.float(), places[None].to(image.device), padding_mode="border", align_corners=False
         )[0]
-    return crops
+    return crops.view(*transforms.shape[:-2], 3, CROP, CROP)
 
 
 def look_again(network: SecondLook, crops: Tensor, transforms: Tensor, found: Candidates) -> Candidates:
     """The finds with landmarks as the second look sees them, and scores that both looks agree on; best first.
 
-    Each crop is seen as it is and mirrored. The score's logit is the mean of both looks'.
+    Each crop is seen as it is and mirrored, and what is seen in all views of a find is averaged. The score's logit is
+    the mean of both looks'.
 
     Args:
         network: on the crops' device.
-        crops: [N, 3, 64, 64] of the finds.
-        transforms: [N, 2, 3] from px of the finds to px of the crops.
+        crops: [V, N, 3, 64, 64] of the finds, in V views.
+        transforms: [V, N, 2, 3] from px of the finds to px of the crops.
         found: N finds.
     """
     if not len(found.scores):
         return found
-    logits, points = (torch.cat(a) for a in zip(*(_both_ways(network, c) for c in crops.split(_CHUNK)), strict=True))
-    inverse = torch.linalg.inv(transforms[:, :, :2])
-    landmarks = (points - transforms[:, None, :, 2]) @ inverse.transpose(1, 2)
-    scores = torch.sigmoid((torch.logit(found.scores, 1e-6) + logits) / 2)
+    seen = [_both_ways(network, chunk) for chunk in crops.flatten(0, 1).split(_CHUNK)]
+    logits, points = (torch.cat(answers).unflatten(0, crops.shape[:2]) for answers in zip(*seen, strict=True))
+    inverse = torch.linalg.inv(transforms[..., :2])
+    landmarks = ((points - transforms[..., None, :, 2]) @ inverse.transpose(2, 3)).mean(0)
+    scores = torch.sigmoid((torch.logit(found.scores, 1e-6) + logits.mean(0)) / 2)
     order = torch.argsort(scores, descending=True, stable=True)
     return Candidates(found.boxes[order], landmarks[order], scores[order])
 

@@ -229,7 +229,7 @@ def _canvases(args: argparse.Namespace, reference: Detector) -> list[Picture]:
         if image is not None:
             known = np.array(_TEMPLATE, np.float32)
             known *= np.array([image.shape[1] / 512, image.shape[0] / 512], np.float32)
-            photo = label_photo(np.asarray(image, np.uint8), known, reference.network, trusted=False)
+            photo = label_photo(np.asarray(image, np.uint8), known, reference.first_look, trusted=False)
             photos += [photo] if photo is not None else []
     if not photos:
         return []

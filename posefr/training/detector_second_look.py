@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from ..detection import load_detector
 from ..detection.inference import Candidates, find_candidates
-from ..detection.second_look import CROP, SecondLook, crop_transforms, cut_out, look_again
+from ..detection.second_look import CROP, SecondLook, crop_transforms, cut_out, look_again, view_transforms
 from ..detection.suppression import overlaps
 from ..errors import PoseFRError
 from .detector import add_options, average, held_out_canvases, load_stock, pixels, turned_more_often, use_threads
@@ -189,7 +189,7 @@ def calibrate(network: SecondLook, detector: nn.Module, canvases: Sequence[Canva
     for canvas in canvases:
         image = pixels(canvas.image)[None]
         found = find_candidates(detector, image, _PROPOSED)[0]
-        transforms = crop_transforms(found.boxes, found.landmarks)
+        transforms = view_transforms(found.boxes, found.landmarks)
         seen = look_again(network, cut_out(image, transforms), transforms, found)
         false = torch.ones(len(seen.scores), dtype=torch.bool)
         if len(canvas.boxes):
@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_threads(args.threads)
     try:
         photos, faceless = load_stock(args.faces, args.reference, args.faceless, args.every)
-        train(photos, faceless, load_detector(args.detector).network, args)
+        train(photos, faceless, load_detector(args.detector).first_look, args)
     except PoseFRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
