@@ -1007,7 +1007,8 @@ class CropFaces(_Node):
         if restorer is not None:
             model = _connected(restorer).model
             size, alignment = model.size, model.frame
-        crops = crop_faces(images, faces, size=size, frame=alignment)
+        (on_face,) = host.progress()
+        crops = crop_faces(images, faces, size=size, frame=alignment, on_face=on_face)
         if not len(faces):
             return cls.done(crops, _blank(images, size), warnings=("No face to crop.",))
         return cls.done(crops, host.hand_over(crops.images), said=f"{_plural(len(faces), 'face')}, {size} px")
@@ -1253,6 +1254,7 @@ class PasteFaces(_Node):
             shape = over_image = _image_mask(custom_mask, images)
         if crop_masks is not None:
             shape = _crop_masks(crop_masks, crops)
+        (on_face,) = host.progress()
         out, covered = paste_faces(
             images,
             crops,
@@ -1263,10 +1265,16 @@ class PasteFaces(_Node):
             grow=grow,
             color_match=color_match,
             strength=strength,
+            on_face=on_face,
         )
         if custom_mask is not None and crop_masks is not None:
             out, covered = _limited(images, out, covered, over_image)
         return cls.done(_join(out, alpha), host.hand_over(covered), said=f"{_plural(len(faces), 'face')} pasted")
+
+
+def _stop_if_asked(done: int, total: int) -> None:
+    """Between two faces of what is quick for one and is not for a thousand."""
+    host.stop_if_interrupted()
 
 
 class RestoreFacesInImage(_Node):
@@ -1363,7 +1371,7 @@ class RestoreFacesInImage(_Node):
         if video:
             faces = smooth_faces(track_faces(faces))
         faces = select_faces(faces, order="area", limit=limit)
-        crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame)
+        crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
         restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
         if video:
             restored = steady_restored(restored, faces)
@@ -1376,6 +1384,7 @@ class RestoreFacesInImage(_Node):
             grow=grow,
             color_match=color_match,
             strength=strength,
+            on_face=_stop_if_asked,
         )
         said = f"{_plural(len(faces), 'face')} restored in {_plural(len(images), 'image')}"
         return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=(halved, halved_again))

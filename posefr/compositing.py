@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,7 @@ def paste_faces(
     strength: float = 1.0,
     mask_space: str | None = None,
     grow: float = 0.0,
+    on_face: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Blend restored crops into the images that they were cut from.
 
@@ -61,6 +63,7 @@ def paste_faces(
             both.
         grow: how far the mask's border is moved outwards, or inwards if below 0, in per cent of the crop's side,
             -50..50; never beyond the crop.
+        on_face: called with faces done and faces in all; may raise to stop.
 
     Returns:
         The pasted images, [B, H, W, C] in the type of `images`, and where faces were pasted, [B, H, W] float32, 0..1,
@@ -96,7 +99,8 @@ def paste_faces(
     coverage = memory.zeros(images.shape[:3], device)
     first = torch.zeros(1, dtype=torch.int64)
     # Fewer crop px to an image px: larger in the image, nearer, on top.
-    for place in sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: place.scale):
+    places = sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: place.scale)
+    for done, place in enumerate(places, start=1):
         i, frame = place.index, frames[place.index]
         region = (frame, slice(place.top, place.top + place.height), slice(place.left, place.left + place.width))
         u, v = place.positions(device)
@@ -120,6 +124,8 @@ def paste_faces(
             picture = picture - keep * own
         face = resample(picture, place.matrix, (place.left, place.top, place.width, place.height))
         _blend(out[region][:, :, :3], images[region][:, :, :3].float(), face, keep, weight.mul_(strength))
+        if on_face is not None:
+            on_face(done, len(places))
     return out, coverage
 
 

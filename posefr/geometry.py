@@ -8,6 +8,7 @@ without any offset.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -166,7 +167,14 @@ class Crops:
         return self.images.shape[1]
 
 
-def crop_faces(images: Tensor, faces: Faces, size: int = 256, frame: str = "ffhq") -> Crops:
+def crop_faces(
+    images: Tensor,
+    faces: Faces,
+    size: int = 256,
+    frame: str = "ffhq",
+    *,
+    on_face: Callable[[int, int], None] | None = None,
+) -> Crops:
     """Cut every face out of its image, upright and at one size.
 
     A face larger than the crop is low-pass filtered before it is sampled. What lies outside the image is its mirror
@@ -177,6 +185,7 @@ def crop_faces(images: Tensor, faces: Faces, size: int = 256, frame: str = "ffhq
         faces: the faces found in these images.
         size: side of the crops in px.
         frame: `ffhq` or `template5`, see `alignment_transform`.
+        on_face: called with faces done and faces in all; may raise to stop.
 
     Raises:
         PoseFRError: images of another shape or type, faces of other images, landmarks that are not finite.
@@ -189,7 +198,7 @@ def crop_faces(images: Tensor, faces: Faces, size: int = 256, frame: str = "ffhq
         )
     faces = faces.to(images.device)
     transforms = alignment_transform(faces.landmarks, size, frame)
-    return Crops(sample_crops(images, faces.frame, transforms, size), transforms, faces, frame)
+    return Crops(sample_crops(images, faces.frame, transforms, size, on_face=on_face), transforms, faces, frame)
 
 
 def check_images(images: Tensor) -> None:
@@ -205,7 +214,14 @@ def check_images(images: Tensor) -> None:
         raise PoseFRError(f"Images have {shape[3]} channels; expected three (RGB) or four (RGBA).")
 
 
-def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: int) -> Tensor:
+def sample_crops(
+    images: Tensor,
+    frame_index: Tensor,
+    transforms: Tensor,
+    size: int,
+    *,
+    on_face: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Sample square crops under given transforms; only each crop's own region of its image is read.
 
     Args:
@@ -213,6 +229,7 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
         frame_index: [N] the image that each crop is taken from, 0..B-1.
         transforms: [N, 2, 3] image to crop.
         size: side of the crops in px.
+        on_face: called with crops done and crops in all; may raise to stop.
 
     Returns:
         [N, size, size, 3] float32, clamped to 0..1.
@@ -236,6 +253,8 @@ def sample_crops(images: Tensor, frame_index: Tensor, transforms: Tensor, size: 
         if crop.device.type != "cpu" or not math.isfinite(float(crop.sum())):
             crop.nan_to_num_(0, 0, 0)
         crop.clamp_(0, 1)
+        if on_face is not None:
+            on_face(i + 1, len(crops))
     return crops
 
 

@@ -836,6 +836,20 @@ def test_an_interruption_stops_after_one_chunk(nodes, comfy):
     assert restorer.batches == [8]
 
 
+@pytest.mark.parametrize("node", ["CropFaces", "PasteFaces"])
+def test_cropping_and_pasting_stop_between_faces_too(nodes, comfy, images, faces, node):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    given = {"faces": faces, "size": 32} if node == "CropFaces" else {"crops": crops, "restored": cut}
+    comfy.bars.clear()
+    run(getattr(nodes, node), image=images, **given)
+    assert len(comfy.bars[-1].values) == len(faces) > 1
+    assert comfy.bars[-1].values[-1] == comfy.bars[-1].total
+    comfy.management.interrupted = True
+    with pytest.raises(comfy.management.InterruptProcessingException):
+        run(getattr(nodes, node), image=images, **given)
+    assert comfy.bars[-1].values == []
+
+
 def test_one_bar_fills_over_both_stages(nodes, comfy, models, images):
     models.restorers["posefr-256"].batches.clear()
     run(nodes.RestoreFacesInImage, image=images)
