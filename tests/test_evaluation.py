@@ -7,12 +7,13 @@ import csv
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 from fakes import FakeDetector
 from networks import SMALL, awake
 
 from posefr.evaluation import photos, restore
 from posefr.evaluation.__main__ import main
-from posefr.evaluation.metrics import detail_ratio, landmark_error, psnr, ssim
+from posefr.evaluation.metrics import detail_ratio, grid_share, landmark_error, psnr, ssim
 from posefr.restoration.checkpoint import save_network
 from posefr.restoration.network import PoseFRNet
 
@@ -112,6 +113,14 @@ def test_faces_of_a_photo_are_cut_out_with_their_landmarks(tmp_path, detector):
     eyes = small.landmarks[:2].mean(0)
     assert eyes[0] == pytest.approx(32, abs=0.01)
     assert 0 < eyes[1] < 32
+
+
+def test_a_grid_is_told_from_a_photo():
+    photo = cv2.resize(skimage.data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    assert grid_share(photo) < 0.05
+    cell = np.random.default_rng(0).normal(0, 6, (4, 4, 3))
+    painted = np.clip(cv2.GaussianBlur(photo, (0, 0), 2) + np.tile(cell, (64, 64, 1)), 0, 255).astype(np.uint8)
+    assert grid_share(painted) > 0.5
 
 
 def test_a_colour_shift_and_lost_detail_are_seen():

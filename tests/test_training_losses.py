@@ -17,6 +17,8 @@ from posefr.training.identity import ARCFACE_POINTS, IdentityLoss, align
 from posefr.training.losses import (
     agreement,
     charbonnier,
+    detail_distance,
+    grid,
     latent_distance,
     log_error,
     pyramid_loss,
@@ -110,6 +112,36 @@ def test_the_region_loss_counts_an_error_at_the_eye_and_not_in_the_corner():
     at_corner[..., :6, :6] += 0.5
     assert region_loss(target, target, FACE) == pytest.approx(1e-3)
     assert region_loss(at_eye, target, FACE) > 20 * (region_loss(at_corner, target, FACE) - 1e-3)
+
+
+def test_the_amount_of_detail_counts_and_not_where_it_lies():
+    torch.manual_seed(0)
+    first, other = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    assert detail_distance(first, first) == 0
+    blurred = torch.nn.functional.avg_pool2d(first, 5, 1, 2)
+    assert detail_distance(first, other) < 0.5
+    assert detail_distance(blurred, other) > 1.5
+    picture = blurred.requires_grad_(True)
+    detail_distance(picture, other).backward()
+    assert detail_distance(picture.detach() - 5 * picture.grad, other) < detail_distance(picture, other)
+    mixed = torch.stack((first[0], blurred[1].detach()))
+    assert detail_distance(mixed, other, torch.tensor([1.0, 0.0])) < detail_distance(mixed, other) / 2
+
+
+def test_a_grid_costs_and_noise_does_not():
+    torch.manual_seed(0)
+    noise, cell = torch.rand(2, 3, 64, 64), torch.rand(1, 3, 4, 4)
+    tiled = cell.repeat(2, 1, 16, 16)
+    assert grid(noise) < 0.05
+    assert grid(tiled) > 0.9
+    half = (0.5 + 0.2 * (noise - 0.5) + 0.2 * (tiled - 0.5)).requires_grad_(True)
+    assert 0.2 < grid(half) < 0.9
+    grid(half).backward()
+    moved = half.detach() - 0.05 * half.grad / half.grad.abs().max()
+    assert grid(moved) < grid(half)
+    assert grid(torch.full((1, 3, 64, 64), 0.5)) < 1e-3, "nothing repeats where there is nothing"
+    both = torch.cat((noise[:1], tiled[:1]))
+    assert grid(both, torch.tensor([1.0, 0.0])) < 0.05 < grid(both, torch.tensor([0.0, 1.0]))
 
 
 def test_the_worse_of_two_results_follows_the_better_one():

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..detection import Detector, load_detector
 from ..errors import PoseFRError
 from ..geometry import apply_transform, crop_faces
-from .metrics import Identity, detail_ratio
+from .metrics import Identity, detail_ratio, grid_share
 from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, write_csv
 
 __all__ = ["Face", "add_arguments", "find_faces", "measure", "run"]
@@ -30,7 +30,7 @@ Image = NDArray[np.uint8]
 _SETS = ("aligned_lq", "whole_lq", "diffusion_small_faces")
 _ALIGNED = "aligned_lq"  # its pictures are faces in the ffhq frame already
 _SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
-_FIGURES = ("identity", "detail", "colour")
+_FIGURES = ("identity", "detail", "colour", "grid")
 _LEAST = 0.7  # detection score; what is less sure may be no face
 _CELL = 192  # px
 
@@ -132,12 +132,18 @@ def find_faces(folder: Path, size: int, detector: Detector) -> Iterator[Face]:
 
 
 def measure(picture: Image, face: Face, identity: Identity | None) -> dict[str, float]:
-    """identity: cosine to the input; detail: ratio to the input; colour: largest shift of a channel's mean, 1/255."""
+    """identity: cosine to the input; detail: ratio to the input; colour: largest shift of a channel's mean, 1/255;
+    grid: as `grid_share`."""
     same = float("nan")
     if identity is not None and face.landmarks is not None:
         same = float(identity.embed(picture, face.landmarks) @ identity.embed(face.image, face.landmarks))
     shift = picture.astype(np.float64).mean((0, 1)) - face.image.astype(np.float64).mean((0, 1))
-    return {"identity": same, "detail": detail_ratio(picture, face.image), "colour": float(np.abs(shift).max())}
+    return {
+        "identity": same,
+        "detail": detail_ratio(picture, face.image),
+        "colour": float(np.abs(shift).max()),
+        "grid": grid_share(picture),
+    }
 
 
 def _print(rows: Sequence[Row]) -> None:
@@ -146,15 +152,17 @@ def _print(rows: Sequence[Row]) -> None:
         chosen = [row for row in rows if row["set"] == group]
         sides = sorted({(row["face"], row["side"]) for row in chosen})
         print(f"\n{group}, {len(sides)} faces of {min(s for _, s in sides):.0f} to {max(s for _, s in sides):.0f} px")
-        print(f"{'':28}{'identity':>10}{'lowest':>8}{'detail':>8}{'colour':>8}{'largest':>9}")
+        print(f"{'':28}{'identity':>10}{'lowest':>8}{'detail':>8}{'colour':>8}{'largest':>9}{'grid':>7}")
         for method in methods:
             own = [row for row in chosen if row["method"] == method]
-            identity, detail, colour = (np.array([row[name] for row in own], float) for name in _FIGURES)
+            identity, detail, colour, grid = (np.array([row[name] for row in own], float) for name in _FIGURES)
             known = identity[~np.isnan(identity)]
             mean, low = (known.mean(), known.min()) if len(known) else (np.nan, np.nan)
             # Ratios are averaged as logarithms: a half and a double cancel.
             ratio = np.exp(np.log(np.maximum(detail, 1e-6)).mean())
-            print(f"{method:28}{mean:10.3f}{low:8.3f}{ratio:8.2f}{colour.mean():8.2f}{colour.max():9.2f}")
+            print(
+                f"{method:28}{mean:10.3f}{low:8.3f}{ratio:8.2f}{colour.mean():8.2f}{colour.max():9.2f}{grid.mean():7.3f}"
+            )
 
 
 def _sheet(path: Path, faces: Sequence[Face], columns: dict[str, list[Image]]) -> None:

@@ -40,7 +40,7 @@ __all__ = ["Samples", "calibrate", "gather", "main", "second_look_loss", "train"
 Generator = np.random.Generator
 
 _LEAST_SEEN = 9.0  # px of detail left in a face, below which it is neither face nor background
-_FACE_IOU, _NO_FACE_IOU = 0.4, 0.25
+_FACE_IOU, _NO_FACE_IOU = 0.4, 0.33
 _PROPOSED = 0.1  # the detector's score from which on its finds are cut out
 _AROUND, _ANYWHERE, _BESIDE = 2, 3, 1  # crops more: of each known face, of each canvas, and beside each known face
 _LANDMARK_WEIGHT = 20.0

@@ -19,7 +19,7 @@ from .adversarial import Judge, same_squares
 from .data import FaceCrops, PairLoader
 from .identity import IdentityLoss
 from .journal import Journal, plot_losses, sheet, write_png
-from .losses import agreement, charbonnier, latent_distance, log_error, pyramid_loss, region_loss
+from .losses import agreement, charbonnier, detail_distance, grid, latent_distance, log_error, pyramid_loss, region_loss
 from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
@@ -108,9 +108,8 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
         self.judge: Judge | None = None
         if recipe.judged:
-            self.judge = Judge(
-                recipe.judged_size or network.config.size, recipe.learning_rate / 2, recipe.r1, processes, recipe.bf16
-            )
+            size = recipe.judged_size or network.config.size
+            self.judge = Judge(size, recipe.discriminator_rate, recipe.r1, processes, recipe.bf16)
         self.identity = None if identity is None else identity.to(device)
         self.journal = Journal(out / "log.jsonl")
         self.steps, self.seconds = 0, 0.0
@@ -220,6 +219,10 @@ class _Trainer:
             losses.update(self.judge.step(fake, real, self.steps))
             losses.update(self.judge.losses(fake, real, 1 - fidelity[free]))
             weights |= {"adversarial": recipe.adversarial, "features": recipe.features}
+        if recipe.detail:
+            losses["detail"], weights["detail"] = detail_distance(image, target, 1 - fidelity), recipe.detail
+        if recipe.grid:
+            losses["grid"], weights["grid"] = grid(image, 1 - fidelity), recipe.grid
         if self.identity is not None and landmarks is not None:
             losses["identity"], weights["identity"] = self.identity(image, target, landmarks), recipe.identity_weight
         if recipe.region and landmarks is not None:
