@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..layout import channels_last
 
 __all__ = ["fused"]
 
@@ -34,8 +35,7 @@ def fused(network: nn.Module) -> nn.Module:
     _fold(quick, torch.backends.mkldnn.is_available() and hasattr(torch, "mkldnn_convolution"))
     for parameter in quick.parameters():
         parameter.requires_grad_(False)
-    channels_last: Any = quick
-    return channels_last.to(memory_format=torch.channels_last)
+    return channels_last(quick)
 
 
 def _fold(module: nn.Module, pointwise: bool) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .. import memory
 from ..errors import PoseFRError
+from ..layout import channels_last
 from .checkpoint import FORMAT, load_network, read_metadata
 from .shards import whole_name
 
@@ -174,7 +175,7 @@ def load_restorer(
         network, provenance = load_network(path)
         network = network.eval().requires_grad_(False).to(device)
         if torch.device(device).type == "cpu":
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = channels_last(network)
         return Restorer(str(name_or_path), network.config.size, "ffhq", network, _call_posefr, provenance)
     from .foreign import load_foreign
 

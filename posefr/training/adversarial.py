@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
+from ..layout import channels_last
 from .discriminator import Discriminator
 from .processes import Processes
 
@@ -79,7 +80,7 @@ class Judge(nn.Module):
         change: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.network = Discriminator(size).to(processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = channels_last(Discriminator(size).to(processes.device))
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate, betas=(0.0, 0.99))
         self.r1, self.processes, self.bf16 = r1, processes, bf16
         self.change: Callable[[Tensor], Tensor] = change or (lambda images: images)

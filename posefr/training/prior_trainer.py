@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, autocast
 
 from ..errors import PoseFRError
+from ..layout import channels_last
 from ..restoration.network import CONFIGURATIONS
 from .adversarial import Judge
 from .augmentation import Augmentation
@@ -123,7 +124,7 @@ class _PriorTrainer:
         out.mkdir(parents=True, exist_ok=True)
         self.crops, self.recipe, self.out, self.processes, self.note = crops, recipe, out, processes, note
         torch.manual_seed(recipe.seed + processes.rank)
-        self.prior = prior.to(processes.device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.prior = channels_last(prior.to(processes.device)).train()
         processes.same_start(self.prior)
         self.averaged = copy.deepcopy(self.prior).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.prior.parameters(), lr=recipe.learning_rate, betas=(0.0, 0.99))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, autocast, nn
 
 from ..errors import PoseFRError
+from ..layout import channels_last
 from ..restoration.checkpoint import save_network
 from ..restoration.network import PoseFRNet
 from ..restoration.shards import written_path
@@ -94,7 +95,7 @@ class _Trainer:
         self.note, self.shard_mib = note, shard_mib
         device = processes.device
         torch.manual_seed(recipe.seed + processes.rank)
-        self.network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.network = channels_last(network.to(device)).train()
         processes.same_start(self.network)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         if recipe.bf16 and device.type == "cpu":
