@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .masks import shape_distance, soft_edge
 
-__all__ = ["COLOR_MATCHES", "apply_color", "color_change", "match_color", "oklab_to_srgb", "srgb_to_oklab"]
+__all__ = ["COLOR_MATCHES", "apply_color", "color_change", "oklab_to_srgb", "srgb_to_oklab"]
 
 COLOR_MATCHES = ("none", "mean_std", "wavelet", "detail")
 
@@ -28,11 +28,6 @@ _OKLAB = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
-
-
-def match_color(restored: Tensor, source: Tensor, method: str) -> Tensor:
-    """Give a restored crop [S, S, 3] the colours of the crop that it was made from: `color_change`, applied."""
-    return apply_color(restored, color_change(restored, source, method), method)
 
 
 def color_change(restored: Tensor, source: Tensor, method: str) -> Tensor:

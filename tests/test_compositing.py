@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from posefr.color import COLOR_MATCHES, match_color
+from posefr.color import COLOR_MATCHES, apply_color, color_change
 from posefr.compositing import paste_faces
 from posefr.errors import PoseFRError
 from posefr.faces import Faces
@@ -406,9 +406,9 @@ def test_detail_keeps_the_inputs_shapes_and_takes_the_restored_texture(photo: Te
     crops = crops_of(photo, [ASTRONAUT], 256)
     x = torch.arange(256) / 256 * 2 * math.pi
     shape, texture = (0.05 * torch.cos(cycles * x)[None, None, :, None] for cycles in (14, 64))
-    made = {
-        method: match_color(crops.images[0] + (shape + texture)[0], crops.images[0], method) for method in COLOR_MATCHES
-    }
+    source = crops.images[0]
+    restored = source + (shape + texture)[0]
+    made = {m: apply_color(restored, color_change(restored, source, m), m) for m in COLOR_MATCHES}
 
     def share(method: str, of: Tensor) -> float:
         change = made[method] - crops.images[0]
