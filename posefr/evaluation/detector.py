@@ -1,8 +1,8 @@
 """Compares face detectors: recall, false finds and landmark error, on clean and on spoilt pictures.
 
 On photos the truth is what the reference network finds in the clean picture with a score of 0.9; so the reference has
-no false finds there, and what another detector finds beyond it may be a real face: the contact sheet shows which. The
-reference's landmarks move by several hundredths of the eye-to-mouth distance when the picture is mirrored or scaled a
+no false finds there, and what another detector finds beyond it may be a real face. Such faces that somebody saw on the
+contact sheets are listed in seen_faces.json: finding them is neither right nor wrong. The reference's landmarks move by several hundredths of the eye-to-mouth distance when the picture is mirrored or scaled a
 little; the truth is therefore the mean of what it says about the picture in several sizes, as it is and mirrored. On
 canvases, composed from validation faces that no detector here was trained on, the truth is known from the composition.
 """
@@ -33,6 +33,7 @@ __all__ = ["Picture", "Score", "add_arguments", "find_and_score", "run"]
 
 Image = NDArray[np.uint8]
 
+_SEEN = Path(__file__).with_name("seen_faces.json")
 _SETS = ("groups_detection", "whole_lq", "diffusion_small_faces")
 _SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 _SURE, _MAYBE = 0.9, 0.3
@@ -173,6 +174,8 @@ def _photos(folder: Path, size: int, reference: Detector) -> list[Picture]:
     """The photos, shrunk to `size`, with the reference's finds as truth."""
     import cv2
 
+    # boxes x0 y0 x1 y1 in shares of width and height, by group and file
+    seen = json.loads(_SEEN.read_text(encoding="utf-8"))
     pictures = []
     for group in _SETS:
         for path in sorted(p for p in (folder / group).glob("*") if p.suffix in _SUFFIXES):
@@ -187,7 +190,10 @@ def _photos(folder: Path, size: int, reference: Detector) -> list[Picture]:
             faces = reference.detect(_tensor(image), threshold=_MAYBE, size=0)
             sure = faces.score >= _SURE
             landmarks = _mean_landmarks(reference, _tensor(image), faces)[sure]
-            pictures.append(Picture(group, path.name, image, faces.box[sure], landmarks, faces.box[~sure]))
+            also = torch.tensor(seen.get(f"{group}/{path.name}", [])).view(-1, 4)
+            also = also * torch.tensor([image.shape[1], image.shape[0]]).repeat(2)
+            unsure = torch.cat((faces.box[~sure], also))
+            pictures.append(Picture(group, path.name, image, faces.box[sure], landmarks, unsure))
     return pictures
 
 
