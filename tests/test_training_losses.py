@@ -17,7 +17,7 @@ from posefr.training.identity import ARCFACE_POINTS, IdentityLoss, align
 from posefr.training.losses import (
     agreement,
     charbonnier,
-    detail_distance,
+    detail_distances,
     grid,
     latent_distance,
     log_error,
@@ -114,18 +114,31 @@ def test_the_region_loss_counts_an_error_at_the_eye_and_not_in_the_corner():
     assert region_loss(at_eye, target, FACE) > 20 * (region_loss(at_corner, target, FACE) - 1e-3)
 
 
-def test_the_amount_of_detail_counts_and_not_where_it_lies():
+def test_amount_and_structure_of_detail_count_each_for_itself():
     torch.manual_seed(0)
     first, other = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
-    assert detail_distance(first, first) == 0
-    blurred = torch.nn.functional.avg_pool2d(first, 5, 1, 2)
-    assert detail_distance(first, other) < 0.5
-    assert detail_distance(blurred, other) > 1.5
-    picture = blurred.requires_grad_(True)
-    detail_distance(picture, other).backward()
-    assert detail_distance(picture.detach() - 5 * picture.grad, other) < detail_distance(picture, other)
-    mixed = torch.stack((first[0], blurred[1].detach()))
-    assert detail_distance(mixed, other, torch.tensor([1.0, 0.0])) < detail_distance(mixed, other) / 2
+    amount, structure = detail_distances(first, first)
+    assert amount == 0
+    assert structure < 0.01
+    amount, structure = detail_distances(0.5 + 0.2 * (first - 0.5), first)
+    assert amount > 2, "the same detail, weaker"
+    assert structure < 0.1
+    amount, structure = detail_distances(first, other)
+    assert amount < 0.5, "as much detail, elsewhere"
+    assert structure > 0.9
+    mixed = torch.stack((first[0], other[1]))
+    assert detail_distances(mixed, first, torch.tensor([1.0, 0.0]))[1] < 0.01
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_detail_follows_its_gradient(part):
+    torch.manual_seed(0)
+    target = torch.rand(2, 3, 64, 64)
+    picture = torch.nn.functional.avg_pool2d(torch.rand(2, 3, 64, 64), 3, 1, 1).requires_grad_(True)
+    before = detail_distances(picture, target)[part]
+    before.backward()
+    moved = picture.detach() - 0.01 * picture.grad / picture.grad.abs().max()
+    assert detail_distances(moved, target)[part] < before
 
 
 def test_a_grid_costs_and_noise_does_not():

@@ -2,9 +2,10 @@
 
 On photos the truth is what the reference network finds in the clean picture with a score of 0.9; so the reference has
 no false finds there, and what another detector finds beyond it may be a real face. Such faces that somebody saw on the
-contact sheets are listed in seen_faces.json: finding them is neither right nor wrong. The reference's landmarks move by several hundredths of the eye-to-mouth distance when the picture is mirrored or scaled a
-little; the truth is therefore the mean of what it says about the picture in several sizes, as it is and mirrored. On
-canvases, composed from validation faces that no detector here was trained on, the truth is known from the composition.
+contact sheets are listed in seen_faces.json: finding them is neither right nor wrong. The reference's landmarks move by
+several hundredths of the eye-to-mouth distance when the picture is mirrored or scaled a little; the truth is therefore
+the mean of what it says about the picture in several sizes, as it is and mirrored. On canvases, composed from
+validation faces that no detector here was trained on, the truth is known from the composition.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 __all__ = [
     "agreement",
     "charbonnier",
-    "detail_distance",
+    "detail_distances",
     "grid",
     "latent_distance",
     "log_error",
@@ -69,29 +69,42 @@ def region_weight(landmarks: Tensor, size: int) -> Tensor:
     return torch.exp(-0.5 * (bump_y[..., :, None] + bump_x[..., None, :])).amax(1, keepdim=True)
 
 
-def detail_distance(image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How far the amount of detail is from the target's, place by place and band by band, [B, 3, S, S] both.
+def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How far detail is from the target's in its amount and in its structure, [B, 3, S, S] both.
 
-    The mean difference of the logarithms of luma's energy in windows of three bands, each of half the size of the one
-    before. Where detail lies exactly does not count, so that it need not be guessed. `weight` [B] weighs the images.
+    The mean squared error makes detail as weak as it is uncertain. These two do not: contrast and structure of SSIM
+    (Wang et al. 2004), each for itself, in windows of luma's three finest bands, each half as large as the one before.
+
+    Args:
+        weight: [B], of the images.
+
+    Returns:
+        amount: the mean difference of the logarithms of the bands' energy; where detail lies does not count.
+        structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
     luma = image.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
-    pictures = [(picture.float() * luma).sum(1, keepdim=True) for picture in (image, target)]
-    value = torch.zeros(len(image), device=image.device)
+    first, second = ((picture.float() * luma).sum(1, keepdim=True) for picture in (image, target))
+    amount = torch.zeros(len(image), device=image.device)
+    structure = torch.zeros(len(image), device=image.device)
     for _ in range(_DETAIL_BANDS):
-        coarser = [F.avg_pool2d(picture, 2) for picture in pictures]
-        energies = [
-            F.avg_pool2d(
-                (picture - F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)).square(),
-                _DETAIL_WINDOW,
-                _DETAIL_WINDOW // 2,
-            )
-            for picture, coarse in zip(pictures, coarser, strict=True)
-        ]
-        ours, wanted = ((energy + _LEAST_DETAIL**2).log() for energy in energies)
-        value = value + (ours - wanted).abs().mean((1, 2, 3)) / _DETAIL_BANDS
-        pictures = coarser
-    return (value if weight is None else value * weight).mean()
+        (ours, first), (wanted, second) = _band(first), _band(second)
+        energy, wanted_energy = (_windows(band.square()) + _LEAST_DETAIL**2 for band in (ours, wanted))
+        amount = amount + (energy.log() - wanted_energy.log()).abs().mean((1, 2, 3)) / _DETAIL_BANDS
+        correlation = _windows(ours * wanted) / (energy * wanted_energy).sqrt()
+        structure = structure + (1 - correlation).mean((1, 2, 3)) / _DETAIL_BANDS
+    if weight is not None:
+        amount, structure = amount * weight, structure * weight
+    return amount.mean(), structure.mean()
+
+
+def _band(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """The finest band of [B, C, S, S], and what is left at half its size."""
+    coarse = F.avg_pool2d(picture, 2)
+    return picture - F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False), coarse
+
+
+def _windows(values: Tensor) -> Tensor:
+    return F.avg_pool2d(values, _DETAIL_WINDOW, _DETAIL_WINDOW // 2)
 
 
 def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:

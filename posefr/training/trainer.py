@@ -20,7 +20,16 @@ from .adversarial import Judge, same_squares
 from .data import FaceCrops, PairLoader
 from .identity import IdentityLoss
 from .journal import Journal, plot_losses, sheet, write_png
-from .losses import agreement, charbonnier, detail_distance, grid, latent_distance, log_error, pyramid_loss, region_loss
+from .losses import (
+    agreement,
+    charbonnier,
+    detail_distances,
+    grid,
+    latent_distance,
+    log_error,
+    pyramid_loss,
+    region_loss,
+)
 from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
@@ -220,8 +229,9 @@ class _Trainer:
             losses.update(self.judge.step(fake, real, self.steps))
             losses.update(self.judge.losses(fake, real, 1 - fidelity[free]))
             weights |= {"adversarial": recipe.adversarial, "features": recipe.features}
-        if recipe.detail:
-            losses["detail"], weights["detail"] = detail_distance(image, target, 1 - fidelity), recipe.detail
+        if recipe.detail or recipe.structure:
+            losses["detail"], losses["structure"] = detail_distances(image, target, 1 - fidelity)
+            weights |= {"detail": recipe.detail, "structure": recipe.structure}
         if recipe.grid:
             losses["grid"], weights["grid"] = grid(image, 1 - fidelity), recipe.grid
         if self.identity is not None and landmarks is not None:
