@@ -143,10 +143,11 @@ def test_detail_follows_its_gradient(part):
 
 def test_a_grid_costs_and_noise_does_not():
     torch.manual_seed(0)
-    noise, cell = torch.rand(2, 3, 64, 64), torch.rand(1, 3, 4, 4)
-    tiled = cell.repeat(2, 1, 16, 16)
+    noise, cell = torch.rand(2, 3, 128, 128), torch.rand(1, 3, 4, 4)
+    tiled = cell.repeat(2, 1, 32, 32)
     assert grid(noise) < 0.05
     assert grid(tiled) > 0.9
+    assert grid(torch.rand(1, 3, 8, 8).repeat(2, 1, 16, 16)) > 0.9
     half = (0.5 + 0.2 * (noise - 0.5) + 0.2 * (tiled - 0.5)).requires_grad_(True)
     assert 0.2 < grid(half) < 0.9
     grid(half).backward()

@@ -20,7 +20,7 @@ __all__ = [
     "region_weight",
 ]
 
-_CELL = 4  # px; what one position of the network's features paints
+_CELL = 8  # px; what one position of the network's features paints, the finest ones 4
 _GRID_WINDOW = 8  # cells
 _DETAIL_BANDS = 3
 _DETAIL_WINDOW = 8  # px of a band
@@ -108,9 +108,9 @@ def _windows(values: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How far the finest detail of images [B, 3, S, S] repeats with every 4 px: about 0.02 in photos, 1 in a grid.
+    """How far the finest detail of images [B, 3, S, S] repeats with every 4 or 8 px: about 0.04 in photos, 1 in a grid.
 
-    A network that paints 4x4 px at a time repeats itself where it invents. The first term is the share of detail that
+    A network that paints squares of px at a time repeats itself where it invents. The first term is the share of detail that
     is the same in neighbouring cells; the second tells how unevenly detail lies within a cell. `weight` [B] weighs the
     images.
     """
