@@ -108,7 +108,7 @@ def _windows(values: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How far the finest detail of images [B, 3, S, S] repeats with every 4 or 8 px: about 0.04 in photos, 1 in a grid.
+    """How far the finest detail of images [B, 3, S, S] repeats with every 4 or 8 px: 0.04 in photos, 1 in a grid.
 
     A network that paints squares of px at a time repeats itself where it invents. The first term is the share of detail that
     is the same in neighbouring cells; the second tells how unevenly detail lies within a cell. `weight` [B] weighs the
