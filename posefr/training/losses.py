@@ -110,9 +110,9 @@ def _windows(values: Tensor) -> Tensor:
 def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:
     """How far the finest detail of images [B, 3, S, S] repeats with every 4 or 8 px: 0.04 in photos, 1 in a grid.
 
-    A network that paints squares of px at a time repeats itself where it invents. The first term is the share of detail that
-    is the same in neighbouring cells; the second tells how unevenly detail lies within a cell. `weight` [B] weighs the
-    images.
+    A network that paints squares of px at a time repeats itself where it invents. The first term is the share of detail
+    that is the same in neighbouring cells; the second tells how unevenly detail lies within a cell. `weight` [B] weighs
+    the images.
     """
     images = images.float()
     detail = images - F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
