@@ -124,16 +124,19 @@ def test_a_run_writes_weights_log_and_samples_and_resumes(crops, tmp_path, adver
 
 def test_every_loss_has_its_weight_and_its_line(crops, tmp_path):
     recipe = Recipe(steps=1, batch=2, workers=1, log_every=1, adversarial=0.01, features=0.1, region=0.2,
-                    consistency=0.1, latent=0.1)  # fmt: skip
+                    consistency=0.1, latent=0.1, grid=0.1, detail=0.1, structure=0.1)  # fmt: skip
     train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
     line = read_log(tmp_path / "log.jsonl")[0]
     assert line["images"] == 4, "both degradations count"
-    names = {"pixel", "pyramid", "adversarial", "features", "region", "consistency", "latent", "discriminator", "r1"}
+    names = {"pixel", "pyramid", "adversarial", "features", "region", "consistency", "latent", "discriminator", "r1",
+             "grid", "detail", "structure"}  # fmt: skip
     assert names <= set(line)
     assert all(np.isfinite(line[name]) for name in names)
 
 
-@pytest.mark.parametrize("name", ["features", "region", "consistency", "latent", "adversarial"])
+@pytest.mark.parametrize(
+    "name", ["features", "region", "consistency", "latent", "adversarial", "grid", "detail", "structure"]
+)
 def test_each_loss_moves_the_network(crops, tmp_path, name):
     network = awake(PoseFRNet(SMALL))
     start = {key: value.clone() for key, value in network.state_dict().items()}
@@ -143,6 +146,18 @@ def test_each_loss_moves_the_network(crops, tmp_path, name):
     train(network, crops, replace(nothing, **{name: 1.0}), tmp_path / name, CPU)
     moved = max((value - start[key]).abs().max() for key, value in network.state_dict().items())
     assert still == 0 < moved
+
+
+def test_a_run_at_fidelity_1_alone_leaves_what_is_free_as_it_is(crops, tmp_path):
+    network = awake(PoseFRNet(SMALL))
+    start = {key: value.clone() for key, value in network.state_dict().items()}
+    train(network, crops, Recipe(steps=2, batch=2, workers=1, faithful=1.0, bf16=True), tmp_path, CPU)
+    after = network.state_dict()
+    free = [key for key in start if key.startswith(("free.", "fidelity_latent."))]
+    assert free
+    assert all(torch.equal(start[key], after[key]) for key in free)
+    assert not torch.equal(start["mean_latent"], after["mean_latent"])
+    assert all(torch.isfinite(value).all() for value in after.values())
 
 
 def test_training_what_is_free_alone_leaves_fidelity_1_as_it_is(crops, tmp_path):
