@@ -284,7 +284,7 @@ def _if_no_face() -> Any:
 def _fidelity() -> Any:
     return io.Float.Input(
         "fidelity",
-        default=0.7,
+        default=0.5,
         min=0.0,
         max=1.0,
         step=0.05,

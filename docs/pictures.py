@@ -189,8 +189,8 @@ def before_after() -> Image.Image:
 @picture(README / "settings.jpg")
 def settings() -> Image.Image:
     area, size = face_area(photos.astronaut()), 220
-    by_fidelity = [(f"fidelity {f:g}", restored(portrait(), fidelity=f)) for f in (0.0, 0.4, 0.7, 1.0)]
-    by_strength = [(f"strength {s:g}", restored(portrait(), strength=s)) for s in (0.0, 0.4, 0.7, 1.0)]
+    by_fidelity = [(f"fidelity {f:g}", restored(portrait(), fidelity=f)) for f in (0.0, 0.3, 0.5, 1.0)]
+    by_strength = [(f"strength {s:g}", restored(portrait(), strength=s)) for s in (0.0, 0.3, 0.5, 1.0)]
     rows = [[(title, enlarged(image, area, size)) for title, image in row] for row in (by_fidelity, by_strength)]
     return sheet(*rows)
 

@@ -159,7 +159,7 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         "--strength", type=_number(0, 1), default=1.0, help="0 keeps the input, 1 the result (default 1)"
     )
     group.add_argument(
-        "--fidelity", type=_number(0, 1), default=0.7, help="1 follows the input, 0 the network's prior (default 0.7)"
+        "--fidelity", type=_number(0, 1), default=0.5, help="1 follows the input, 0 the network's prior (default 0.5)"
     )
     group.add_argument("--seed", type=int, default=0, help="of the network's noise (default 0)")
     group.add_argument("--mask", choices=MASKS, default="ellipse", help="what is pasted (default ellipse)")

@@ -53,7 +53,7 @@ def restore_report(
     size: int = 640,
     angles: Sequence[int] = (0,),
     select: Mapping[str, Any] | None = None,
-    fidelity: float = 0.7,
+    fidelity: float = 0.5,
     seed: int = 0,
     mask: str | Tensor = "ellipse",
     feather: float = 8.0,

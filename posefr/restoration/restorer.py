@@ -61,7 +61,7 @@ class Restorer:
         self,
         crops: Tensor,
         *,
-        fidelity: float = 0.7,
+        fidelity: float = 0.5,
         seed: int = 0,
         batch: int = 8,
         on_chunk: Callable[[int, int], None] | None = None,
