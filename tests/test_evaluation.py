@@ -117,10 +117,10 @@ def test_faces_of_a_photo_are_cut_out_with_their_landmarks(tmp_path, detector):
 
 def test_a_grid_is_told_from_a_photo():
     photo = cv2.resize(skimage.data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
-    assert grid_share(photo) < 0.05
+    assert grid_share(photo) < 0.15
     cell = np.random.default_rng(0).normal(0, 6, (4, 4, 3))
     painted = np.clip(cv2.GaussianBlur(photo, (0, 0), 2) + np.tile(cell, (64, 64, 1)), 0, 255).astype(np.uint8)
-    assert grid_share(painted) > 0.5
+    assert grid_share(painted) > 1
 
 
 def test_a_colour_shift_and_lost_detail_are_seen():

@@ -124,7 +124,7 @@ def test_amount_and_structure_of_detail_count_each_for_itself():
     assert amount > 2, "the same detail, weaker"
     assert structure < 0.1
     amount, structure = detail_distances(first, other)
-    assert amount < 0.5, "as much detail, elsewhere"
+    assert amount < 0.1, "what lies elsewhere need not be as much"
     assert structure > 0.9
     mixed = torch.stack((first[0], other[1]))
     assert detail_distances(mixed, first, torch.tensor([1.0, 0.0]))[1] < 0.01
@@ -134,28 +134,31 @@ def test_amount_and_structure_of_detail_count_each_for_itself():
 def test_detail_follows_its_gradient(part):
     torch.manual_seed(0)
     target = torch.rand(2, 3, 64, 64)
-    picture = torch.nn.functional.avg_pool2d(torch.rand(2, 3, 64, 64), 3, 1, 1).requires_grad_(True)
+    picture = torch.nn.functional.avg_pool2d(target, 3, 1, 1).requires_grad_(True)
     before = detail_distances(picture, target)[part]
     before.backward()
     moved = picture.detach() - 0.01 * picture.grad / picture.grad.abs().max()
     assert detail_distances(moved, target)[part] < before
 
 
-def test_a_grid_costs_and_noise_does_not():
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_a_grid_costs_and_noise_does_not(period):
     torch.manual_seed(0)
-    noise, cell = torch.rand(2, 3, 128, 128), torch.rand(1, 3, 4, 4)
-    tiled = cell.repeat(2, 1, 32, 32)
-    assert grid(noise) < 0.05
+    noise, cell = torch.rand(2, 3, 128, 128), torch.rand(1, 3, period, period)
+    tiled = cell.repeat(2, 1, 128 // period, 128 // period)
+    assert grid(noise) < 0.1
     assert grid(tiled) > 0.9
-    assert grid(torch.rand(1, 3, 8, 8).repeat(2, 1, 16, 16)) > 0.9
     half = (0.5 + 0.2 * (noise - 0.5) + 0.2 * (tiled - 0.5)).requires_grad_(True)
-    assert 0.2 < grid(half) < 0.9
+    assert 0.2 < grid(half) < grid(tiled)
     grid(half).backward()
     moved = half.detach() - 0.05 * half.grad / half.grad.abs().max()
     assert grid(moved) < grid(half)
-    assert grid(torch.full((1, 3, 64, 64), 0.5)) < 1e-3, "nothing repeats where there is nothing"
     both = torch.cat((noise[:1], tiled[:1]))
     assert grid(both, torch.tensor([1.0, 0.0])) < 0.05 < grid(both, torch.tensor([0.0, 1.0]))
+
+
+def test_nothing_repeats_where_there_is_nothing():
+    assert grid(torch.full((1, 3, 64, 64), 0.5)) < 1e-3
 
 
 def test_the_worse_of_two_results_follows_the_better_one():

@@ -56,7 +56,7 @@ def detail_ratio(image: Image, truth: Image) -> float:
 
 
 def grid_share(image: Image) -> float:
-    """How far the finest detail of [S, S, 3] uint8 repeats with every 4 or 8 px: 0.04 in photos, 1 in a grid."""
+    """How far the finest detail of [S, S, 3] uint8 repeats with every 2, 4 or 8 px: 0.07 in photos, 3 in a grid."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     return float(grid(pixels.float() / 255))
 

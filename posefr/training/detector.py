@@ -158,11 +158,11 @@ def score_canvases(network: nn.Module, canvases: Sequence[Canvas], threshold: fl
     }
 
 
-def held_out_canvases(photos: Sequence[Photo], size: int) -> list[Canvas]:
-    """60 canvases, always the same, every second of them spoilt, of photos that are not trained on."""
+def held_out_canvases(photos: Sequence[Photo], size: int, count: int = 60) -> list[Canvas]:
+    """Canvases, always the same, every second of them spoilt, of photos that are not trained on."""
     rng = np.random.default_rng(2205)
     canvases = []
-    for i in range(60):
+    for i in range(count):
         canvas = compose(photos, rng, size)
         if i % 2:
             canvas.image, loss = degrade(canvas.image, rng)

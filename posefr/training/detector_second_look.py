@@ -272,7 +272,7 @@ def train(
             if spent - saved > args.save_every * 60 or spent >= budget:
                 saved = spent
                 _save(out, network, ema, optimizer, step, spent, args)
-    shift = calibrate(ema, detector, held_out_canvases(photos[::40], args.canvas), args.false_per_canvas)
+    shift = calibrate(ema, detector, held_out_canvases(photos[::40], args.canvas, 300), args.false_per_canvas)
     _write(ema, out / "second_look.safetensors", step, spent, args, shift)
     return ema
 
@@ -324,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m posefr.training.detector_second_look", description="Trains the detector's second look."
     )
-    add_options(parser, minutes=60.0, rate=2e-3, decay=0.02, false_per_canvas=0.02)
+    add_options(parser, minutes=60.0, rate=2e-3, decay=0.02, false_per_canvas=0.01)
     parser.add_argument(
         "--detector", default="bundled", help="the detector whose finds are looked at (default: %(default)s)"
     )

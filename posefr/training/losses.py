@@ -20,7 +20,7 @@ __all__ = [
     "region_weight",
 ]
 
-_CELL = 8  # px; what one position of the network's features paints, the finest ones 4
+_CELLS = (2, 4, 8)  # px; one position of the network's features paints 4 or 8, and they may alternate within
 _GRID_WINDOW = 8  # cells
 _DETAIL_BANDS = 3
 _DETAIL_WINDOW = 8  # px of a band
@@ -79,7 +79,8 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
         weight: [B], of the images.
 
     Returns:
-        amount: the mean difference of the logarithms of the bands' energy; where detail lies does not count.
+        amount: the mean difference of the logarithms of the bands' energy, counted by their correlation: there should
+            be as much detail where it is the right one, and none has to be made up elsewhere.
         structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
     luma = image.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
@@ -89,8 +90,9 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
     for _ in range(_DETAIL_BANDS):
         (ours, first), (wanted, second) = _band(first), _band(second)
         energy, wanted_energy = (_windows(band.square()) + _LEAST_DETAIL**2 for band in (ours, wanted))
-        amount = amount + (energy.log() - wanted_energy.log()).abs().mean((1, 2, 3)) / _DETAIL_BANDS
         correlation = _windows(ours * wanted) / (energy * wanted_energy).sqrt()
+        distance = (energy.log() - wanted_energy.log()).abs() * correlation.detach().clamp_min(0)
+        amount = amount + distance.mean((1, 2, 3)) / _DETAIL_BANDS
         structure = structure + (1 - correlation).mean((1, 2, 3)) / _DETAIL_BANDS
     if weight is not None:
         amount, structure = amount * weight, structure * weight
@@ -108,20 +110,22 @@ def _windows(values: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How far the finest detail of images [B, 3, S, S] repeats with every 4 or 8 px: 0.04 in photos, 1 in a grid.
+    """How far the finest detail of images [B, 3, S, S] repeats with every 2, 4 or 8 px: 0.07 in photos, 3 in a grid.
 
-    A network that paints squares of px at a time repeats itself where it invents. The first term is the share of detail
-    that is the same in neighbouring cells; the second tells how unevenly detail lies within a cell. `weight` [B] weighs
-    the images.
+    A network that paints squares of px at a time repeats itself where it invents. For each period it is the share of
+    detail that is the same in neighbouring cells of that size; to this comes how unevenly detail lies within the
+    largest cell. `weight` [B] weighs the images.
     """
     images = images.float()
     detail = images - F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
-    cells = F.pixel_unshuffle(detail, _CELL)
-    same = F.avg_pool2d(cells, _GRID_WINDOW, _GRID_WINDOW // 2).square().sum((1, 2, 3))
-    energy = F.avg_pool2d(cells.square(), _GRID_WINDOW, _GRID_WINDOW // 2).sum((1, 2, 3))
+    value = torch.zeros(len(images), device=images.device)
+    for size in _CELLS:
+        cells = F.pixel_unshuffle(detail, size)
+        same = F.avg_pool2d(cells, _GRID_WINDOW, _GRID_WINDOW // 2).square().sum((1, 2, 3))
+        energy = F.avg_pool2d(cells.square(), _GRID_WINDOW, _GRID_WINDOW // 2).sum((1, 2, 3))
+        value = value + same / (energy + 1e-6)
     places = cells.square().mean((2, 3)).unflatten(1, (images.shape[1], -1))
-    uneven = (places / (places.mean(2, keepdim=True) + 1e-8)).var(2).mean(1)
-    value = same / (energy + 1e-6) + uneven
+    value = value + (places / (places.mean(2, keepdim=True) + 1e-8)).var(2).mean(1)
     return (value if weight is None else value * weight).mean()
 
 
