@@ -79,20 +79,22 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
         weight: [B], of the images.
 
     Returns:
-        amount: the mean difference of the logarithms of the bands' energy, counted by their correlation: there should
-            be as much detail where it is the right one, and none has to be made up elsewhere.
+        amount: the mean difference of the logarithms of the finest band's energy, counted by the correlation: there
+            should be as much detail where it is the right one, and none has to be made up elsewhere. (The coarser bands
+            come out strong enough by their structure; counted too, they were overdone.)
         structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
     luma = image.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
     first, second = ((picture.float() * luma).sum(1, keepdim=True) for picture in (image, target))
     amount = torch.zeros(len(image), device=image.device)
     structure = torch.zeros(len(image), device=image.device)
-    for _ in range(_DETAIL_BANDS):
+    for band in range(_DETAIL_BANDS):
         (ours, first), (wanted, second) = _band(first), _band(second)
-        energy, wanted_energy = (_windows(band.square()) + _LEAST_DETAIL**2 for band in (ours, wanted))
+        energy, wanted_energy = (_windows(part.square()) + _LEAST_DETAIL**2 for part in (ours, wanted))
         correlation = _windows(ours * wanted) / (energy * wanted_energy).sqrt()
-        distance = (energy.log() - wanted_energy.log()).abs() * correlation.detach().clamp_min(0)
-        amount = amount + distance.mean((1, 2, 3)) / _DETAIL_BANDS
+        if band == 0:
+            distance = (energy.log() - wanted_energy.log()).abs() * correlation.detach().clamp_min(0)
+            amount = distance.mean((1, 2, 3))
         structure = structure + (1 - correlation).mean((1, 2, 3)) / _DETAIL_BANDS
     if weight is not None:
         amount, structure = amount * weight, structure * weight
