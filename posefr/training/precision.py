@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from types import MethodType
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
 __all__ = ["without_nan_in_bf16"]
 
 
 def _in_float32(self: nn.Conv2d, x: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast(x.device.type, enabled=False):
         out = F.conv2d(x.float(), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
     return out.to(x.dtype)
 
