@@ -7,10 +7,10 @@ built and nothing is downloaded.
 
 Both crop the same faces to 512 px, from landmarks to what a network takes. facexlib's own part is `align_warp_face`,
 which gives uint8; its users then make floats of them (`img2tensor`), and if their image is floats, as it is in ComfyUI,
-they have first made it one of 0..255 in BGR. All three are given. facexlib interpolates linearly, PoseFR by a bicubic
-kernel.
+they have first made it one of 0..255 in BGR. All three are given. facexlib interpolates linearly, PoseFR as exactly as
+a bicubic kernel does.
 
-    python benchmarks/paste.py --repeats 7
+    python benchmarks/paste.py --repeats 20
 
 prints the least time of the repeats in ms, and the ratio. On a machine that does other work at the same time,
 `--processor-time --threads 1` counts the time that the processor spent, not the time that passed.
