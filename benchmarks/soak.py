@@ -8,12 +8,17 @@ images, and in its seeds, so that the server can reuse nothing. Before the first
 choices on the largest pictures, since a process does not give back all memory that it once needed. After each the
 resident memory of the server's process is read from /proc, so it needs Linux. Exit status 1 if a workflow failed or
 memory did not stay flat.
+
+The server gives freed blocks of 1 MiB and more back to the system (MALLOC_MMAP_THRESHOLD_ of glibc). Without that glibc
+keeps what falls between other blocks, in steps of some hundred MiB that come and stay at any time, whatever is kept
+alive; --own-malloc measures it so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
@@ -167,7 +172,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workflows", type=int, default=300, help=f"how many to measure, after {len(WARM_UP)} others")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the figures there")
+    parser.add_argument("--own-malloc", action="store_true", help="leave the server's memory allocator as it is")
     options = parser.parse_args()
+    if not options.own_malloc:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
     if options.workflows < 2 * PART:
         parser.error(f"--workflows has to be {2 * PART} or more: the first and the last {PART} are compared")
     comfyui = comfyui_server.from_environment()
