@@ -21,9 +21,8 @@ __all__ = [
 ]
 
 _CELLS = (2, 4, 8)  # px; one position of the network's features paints 4 or 8, and they may alternate within
-_GRID_WINDOW = 8  # cells
 _DETAIL_BANDS = 3
-_DETAIL_WINDOW = 8  # px of a band
+_WINDOW = 8  # px of a band, or cells
 _LEAST_DETAIL = 1 / 255  # deviation of what counts as no detail
 
 
@@ -86,7 +85,6 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
     """
     luma = image.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
     first, second = ((picture.float() * luma).sum(1, keepdim=True) for picture in (image, target))
-    amount = torch.zeros(len(image), device=image.device)
     structure = torch.zeros(len(image), device=image.device)
     for band in range(_DETAIL_BANDS):
         (ours, first), (wanted, second) = _band(first), _band(second)
@@ -108,7 +106,7 @@ def _band(picture: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _windows(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values, _DETAIL_WINDOW, _DETAIL_WINDOW // 2)
+    return F.avg_pool2d(values, _WINDOW, _WINDOW // 2)
 
 
 def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -123,8 +121,8 @@ def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:
     value = torch.zeros(len(images), device=images.device)
     for size in _CELLS:
         cells = F.pixel_unshuffle(detail, size)
-        same = F.avg_pool2d(cells, _GRID_WINDOW, _GRID_WINDOW // 2).square().sum((1, 2, 3))
-        energy = F.avg_pool2d(cells.square(), _GRID_WINDOW, _GRID_WINDOW // 2).sum((1, 2, 3))
+        same = _windows(cells).square().sum((1, 2, 3))
+        energy = _windows(cells.square()).sum((1, 2, 3))
         value = value + same / (energy + 1e-6)
     places = cells.square().mean((2, 3)).unflatten(1, (images.shape[1], -1))
     value = value + (places / (places.mean(2, keepdim=True) + 1e-8)).var(2).mean(1)
