@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batching import batches
 from .detection import ensure_torchvision
 from .detection.releases import Release, cache_folder
 from .detection.releases import download as fetch
@@ -101,7 +102,7 @@ class Parser:
         Args:
             crops: [N, S, S, 3] floats, 0..1, upright faces, as `crop_faces` gives them.
             parts: some of `PARTS`. Brows, eyes, nose, mouth and ears belong to the skin.
-            batch: how many crops go through the network at a time.
+            batch: the most crops that go through the network at a time.
             on_chunk: called with crops done and crops in all; may raise to stop.
 
         Returns:
@@ -119,13 +120,13 @@ class Parser:
         device = next(self.network.parameters()).device
         mean, deviation = (torch.tensor(v, device=device) for v in (self._kind.mean, self._kind.deviation))
         masks = torch.empty((len(crops), _SIZE, _SIZE), device=crops.device)
-        for start in range(0, len(crops), batch):
-            chunk = (crops[start : start + batch].to(device, torch.float32) - mean) / deviation
+        for span in batches(len(crops), batch, device):
+            chunk = (crops[span].to(device, torch.float32) - mean) / deviation
             chunk = F.interpolate(chunk.movedim(3, 1), (_SIZE, _SIZE), mode="bilinear", antialias=True)
             classes = self.network(chunk)[0].float().softmax(dim=1)
-            masks[start : start + batch] = classes[:, chosen].sum(dim=1)
+            masks[span] = classes[:, chosen].sum(dim=1)
             if on_chunk is not None:
-                on_chunk(min(start + batch, len(crops)), len(crops))
+                on_chunk(span.stop, len(crops))
         return masks.clamp_(0, 1)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Conv2d, Linear, functional
 
+from ..batching import batches
 from ..errors import PoseFRError
 from .inference import Candidates
 from .weights import read_state
@@ -157,7 +158,8 @@ def look_again(network: SecondLook, crops: Tensor, transforms: Tensor, found: Ca
     """
     if not len(found.scores):
         return found
-    seen = [_both_ways(network, chunk) for chunk in crops.flatten(0, 1).split(_CHUNK)]
+    views = crops.flatten(0, 1)
+    seen = [_both_ways(network, views[part]) for part in batches(len(views), _CHUNK, views.device)]
     logits, points = (torch.cat(answers).unflatten(0, crops.shape[:2]) for answers in zip(*seen, strict=True))
     inverse = torch.linalg.inv(transforms[..., :2])
     landmarks = ((points - transforms[..., None, :, 2]) @ inverse.transpose(2, 3)).mean(0)

@@ -13,6 +13,7 @@ from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
 from .. import memory
+from ..batching import batches
 from ..errors import PoseFRError
 from ..layout import channels_last
 from .checkpoint import FORMAT, load_network, read_metadata
@@ -73,7 +74,7 @@ class Restorer:
             crops: [N, H, W, 3] in 0..1, aligned in `frame`, on any device; resized to `size` when they have another.
             fidelity: 0..1; 1 follows the input, lower trusts the network's prior more.
             seed: of the noise in the prior; the same seed gives the same faces.
-            batch: crops that go through the network at once.
+            batch: the most crops that go through the network at once.
             on_chunk: called with (done, N) after each batch; may raise, to interrupt.
             on_faces: called with the faces [n, size, size, 3] of each batch as they come out, before on_chunk.
 
@@ -91,8 +92,8 @@ class Restorer:
             raise PoseFRError("The face crops hold values that are not finite (NaN, infinity); nothing was restored.")
         parameter = next(self.network.parameters())
         restored = memory.empty((len(crops), self.size, self.size, 3), crops.device)
-        for start in range(0, len(crops), batch):
-            chunk = crops[start : start + batch].to(parameter.device, torch.float32).permute(0, 3, 1, 2).clamp(0, 1)
+        for part in batches(len(crops), batch, parameter.device):
+            chunk = crops[part].to(parameter.device, torch.float32).permute(0, 3, 1, 2).clamp(0, 1)
             if chunk.shape[2:] != (self.size, self.size):
                 chunk = F.interpolate(
                     chunk, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
@@ -100,11 +101,11 @@ class Restorer:
             half = parameter.dtype in (torch.float16, torch.bfloat16)
             with torch.inference_mode(), autocast(parameter.device.type, parameter.dtype, enabled=half):
                 output = self.call(self.network, chunk.contiguous(), fidelity, seed)
-            done = restored[start : start + batch].copy_(output.float().clamp(0, 1).permute(0, 2, 3, 1))
+            done = restored[part].copy_(output.float().clamp(0, 1).permute(0, 2, 3, 1))
             if on_faces is not None:
                 on_faces(done)
             if on_chunk is not None:
-                on_chunk(min(start + batch, len(crops)), len(crops))
+                on_chunk(part.stop, len(crops))
         return restored
 
 
