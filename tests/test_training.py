@@ -16,6 +16,7 @@ from posefr.restoration.network import CONFIGURATIONS, PoseFRNet
 from posefr.training.__main__ import main
 from posefr.training.card import write_card
 from posefr.training.data import FaceCrops, PairLoader, load_crops
+from posefr.training.degradation import SEVERITIES
 from posefr.training.journal import plot_losses, read_log
 from posefr.training.processes import Processes
 from posefr.training.recipe import LOSSES, Recipe
@@ -43,6 +44,19 @@ def test_pairs_are_degraded_targets_and_clean_ones_are_their_own(crops):
         loader.close()
         assert batch["degraded"].shape == batch["target"].shape == (4, 3, 64, 64)
         assert torch.equal(batch["degraded"], batch["target"]) == (clean == 1.0)
+
+
+def test_degradations_are_drawn_from_the_severities_asked_for(crops):
+    errors = []
+    for names in (["mild"], ["mild", "severe"], ["severe"]):
+        loader = PairLoader(crops, batch=32, seed=0, severities=[SEVERITIES[name] for name in names], clean=0.0)
+        batch = next(iter(loader))
+        loader.close()
+        errors.append((batch["degraded"] - batch["target"]).abs().mean((1, 2, 3)))
+    mild, mixed, severe = errors
+    assert mild.max() < severe.min()
+    assert (mixed <= mild.max()).any()
+    assert (mixed >= severe.min()).any()
 
 
 def test_a_second_degradation_is_of_the_same_face_in_the_same_colours(crops):
@@ -189,6 +203,7 @@ def test_a_state_without_a_discriminators_optimiser_resumes(crops, tmp_path):
     ("change", "message"),
     [
         ({"loss": "l7"}, "one of relative, psnr; found 'l7'"),
+        ({"severities": "mild,awful"}, "mild, medium, severe, training; found 'awful'"),
         ({"identity_weight": 0.1}, "--identity"),
         ({"latent": 0.1, "batch": 1}, "at least 2"),
     ],

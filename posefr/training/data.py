@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,8 @@ class PairLoader:
 
     Yields dicts of `degraded` and `target`, [B, 3, S, S] float32 in 0..1; with the crops' landmarks, `landmarks`
     [B, 5, 2] in px; with `twice`, `second`: the same faces degraded by another draw, in the same colours. A share
-    `clean` of the faces are their own target. Sharp sources are drawn more often than those that had to be enlarged.
+    `clean` of the faces are their own target; the others' degradation is drawn from one of `severities`, each as often
+    as it stands there. Sharp sources are drawn more often than those that had to be enlarged.
     """
 
     def __init__(
@@ -145,12 +146,12 @@ class PairLoader:
         crops: FaceCrops,
         batch: int,
         seed: int | list[int],
-        severity: Severity = SEVERITIES["training"],
+        severities: Sequence[Severity] = (SEVERITIES["training"],),
         clean: float = 0.05,
         workers: int = 2,
         twice: bool = False,
     ) -> None:
-        self.crops, self.batch, self.severity, self.clean, self.twice = crops, batch, severity, clean, twice
+        self.crops, self.batch, self.severities, self.clean, self.twice = crops, batch, severities, clean, twice
         weight = np.clip(crops.scale, 0.4, 1.0) ** 2
         self.probability = weight / weight.sum()
         self._queue: queue.Queue[dict[str, Tensor]] = queue.Queue(maxsize=8)
@@ -188,7 +189,8 @@ class PairLoader:
             target = (value * 255 + 0.5).astype(np.uint8)
         target = np.ascontiguousarray(target)
         clean = rng.random() < self.clean
-        how = draw(rng, self.severity)
+        severity = self.severities[rng.integers(len(self.severities))]
+        how = draw(rng, severity)
         if clean:
             how = replace(how, gain=(1.0, 1.0, 1.0), offset=(0.0, 0.0, 0.0), grey=False)
         face: dict[str, NDArray[Any]] = {
@@ -196,7 +198,7 @@ class PairLoader:
             "target": target if clean else recolour(target, how),
         }
         if self.twice:
-            other = replace(draw(rng, self.severity), gain=how.gain, offset=how.offset, grey=how.grey)
+            other = replace(draw(rng, severity), gain=how.gain, offset=how.offset, grey=how.grey)
             face["second"] = degrade(target, other)
         if points is not None:
             face["landmarks"] = points

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from .degradation import SEVERITIES
+
 __all__ = ["LOSSES", "PriorRecipe", "Recipe", "add_options", "from_options"]
 
 LOSSES = ("relative", "psnr")
@@ -64,6 +66,10 @@ class Recipe(Run):
         0.0, "weight of the distance from the worse to the better of the results of two degradations"
     )
     latent: float = _option(0.0, "weight of the distance between their latents, over that between different faces")
+    severities: str = _option(
+        "training",
+        f"what the degradation is drawn from, of {', '.join(SEVERITIES)}; what stands twice is drawn twice as often",
+    )
     clean: float = _option(0.05, "share of faces that are their own target")
     faithful: float = _option(0.6, "share of faces at fidelity 1; the others' is drawn from 0..1")
     workers: int = _option(2, "threads that degrade faces")

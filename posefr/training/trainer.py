@@ -18,6 +18,7 @@ from ..restoration.network import PoseFRNet
 from ..restoration.shards import written_path
 from .adversarial import Judge, same_squares
 from .data import FaceCrops, PairLoader
+from .degradation import SEVERITIES
 from .identity import IdentityLoss
 from .journal import Journal, plot_losses, sheet, write_png
 from .losses import (
@@ -76,6 +77,9 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
         raise PoseFRError(f"The network is for {size} px, the faces have {crops.images.shape[1]} px.")
     if recipe.loss not in LOSSES:
         raise PoseFRError(f"The pixel loss is one of {', '.join(LOSSES)}; found {recipe.loss!r}.")
+    unknown = sorted(set(recipe.severities.split(",")) - set(SEVERITIES))
+    if unknown:
+        raise PoseFRError(f"The severities are some of {', '.join(SEVERITIES)}; found {', '.join(map(repr, unknown))}.")
     if (recipe.identity_weight > 0) != (identity is not None):
         raise PoseFRError("The identity loss needs both a network (--identity) and a weight (--identity-weight).")
     if crops.landmarks is None and (recipe.identity_weight or recipe.region):
@@ -129,8 +133,8 @@ class _Trainer:
         recipe, processes = self.recipe, self.processes
         begun, before, start = self.steps, self.seconds, time.monotonic()
         seed = [recipe.seed + begun] + ([processes.rank] if processes.rank else [])
-        loader = PairLoader(self.crops, recipe.batch, seed, clean=recipe.clean, workers=recipe.workers,
-                            twice=recipe.twice)  # fmt: skip
+        severities = [SEVERITIES[name] for name in recipe.severities.split(",")]
+        loader = PairLoader(self.crops, recipe.batch, seed, severities, recipe.clean, recipe.workers, recipe.twice)
         try:
             for batch in loader:
                 share = (time.monotonic() - start) / (recipe.minutes * 60)
