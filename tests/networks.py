@@ -12,6 +12,7 @@ SMALL = PoseFRConfig(
     decoder={4: 8, 8: 8, 16: 8, 32: 8, 64: 8, 128: 8},
     blocks={4: 1, 8: 1, 16: 1, 32: 1},
     style_channels=16,
+    filters=True,
 )
 
 

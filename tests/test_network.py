@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import SMALL, awake
@@ -10,7 +12,7 @@ from torch.nn import Conv2d
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from posefr.restoration.codec import Guidance, image_pyramid
+from posefr.restoration.codec import Guidance, filtered, image_pyramid
 from posefr.restoration.mmrb import MMRB
 from posefr.restoration.network import CONFIGURATIONS, PoseFRConfig, PoseFRNet
 from posefr.restoration.stylegan2 import ModulatedConv2d, Synthesis, seeded_noise
@@ -107,6 +109,35 @@ def test_the_seed_decides_the_noise_and_the_fidelity_the_result():
     assert torch.equal(seeded_noise(5, 8), seeded_noise(5, 8))
 
 
+def test_a_kernel_averages_along_one_direction_alone():
+    stripes = torch.arange(8.0).remainder(2).expand(1, 3, 8, 8)  # columns of 0 and 1
+    kernels = torch.zeros(1, 4, 8, 8)
+    kernels[:, 1] = 0.25  # down the columns
+    assert not filtered(stripes, kernels).any()
+    kernels = torch.zeros(1, 4, 8, 8)
+    kernels[:, 0] = 0.25  # across them
+    smooth = stripes + filtered(stripes, kernels)
+    torch.testing.assert_close(smooth[..., 1:-1], torch.full((1, 3, 8, 6), 0.5))
+
+
+def test_a_kernel_is_what_a_convolution_with_it_would_be():
+    image, weight = torch.rand(2, 3, 9, 7), torch.randn(4)
+    a, b, c, d = weight.tolist()
+    kernel = torch.tensor([[c, b, d], [a, -2 * (a + b + c + d), a], [d, b, c]])
+    expected = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), kernel.expand(3, 1, 3, 3), groups=3)
+    found = filtered(image, weight.view(1, 4, 1, 1).expand(2, 4, 9, 7))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_gets_filters_and_stays_what_it_was():
+    without = awake(PoseFRNet(replace(SMALL, filters=False))).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for fidelity in (1.0, 0.3):
+            expected = without(images, fidelity).image
+            torch.testing.assert_close(without.with_filters().eval()(images, fidelity).image, expected)
+
+
 def test_what_speaks_below_fidelity_1_alone_does_not_change_fidelity_1():
     network = awake(PoseFRNet(SMALL)).eval()
     images = torch.rand(2, 3, 64, 64)
@@ -122,8 +153,8 @@ def test_what_speaks_below_fidelity_1_alone_does_not_change_fidelity_1():
 
 
 def test_guidance_blends_what_both_say_and_keeps_what_one_alone_says():
-    mine = Guidance({4: torch.zeros(2, 1, 1, 1)}, {}, {64: torch.ones(2, 1, 1, 1), 128: torch.ones(2, 1, 1, 1)}, {})
-    other = Guidance({4: torch.ones(2, 1, 1, 1)}, {}, {128: torch.full((2, 1, 1, 1), 5.0)}, {})
+    mine = Guidance({4: torch.zeros(2, 1, 1, 1)}, {}, {}, {64: torch.ones(2, 1, 1, 1), 128: torch.ones(2, 1, 1, 1)}, {})
+    other = Guidance({4: torch.ones(2, 1, 1, 1)}, {}, {}, {128: torch.full((2, 1, 1, 1), 5.0)}, {})
     found = mine.blend(other, torch.tensor([0.0, 0.25])[:, None, None, None])
     assert found.conditions[4].flatten().tolist() == [0.0, 0.25]
     assert found.residuals[64].flatten().tolist() == [1.0, 1.0]

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from .mmrb import MMRB
 from .stylegan2 import fir_upsample
 
-__all__ = ["Decoder", "Encoder", "Guidance", "image_pyramid"]
+__all__ = ["Decoder", "Encoder", "Guidance", "filtered", "image_pyramid"]
 
 _SLOPE = 0.2
+_DIRECTIONS = (0, 1), (1, 0), (1, 1), (1, -1)  # down, right
 _PATCH = 4  # the stems fold 4x4 px of the image into one feature, the residuals unfold as many
 
 
@@ -26,6 +27,25 @@ def image_pyramid(image: Tensor, smallest: int = 4) -> dict[int, Tensor]:
         image = F.avg_pool2d(image, 2)
         pyramid[image.shape[-1]] = image
     return pyramid
+
+
+def filtered(image: Tensor, kernels: Tensor) -> Tensor:
+    """What a symmetric kernel of 3x3 px of each pixel's own adds to an image: its second differences, weighed.
+
+    Positive weights average along a direction, negative ones sharpen across it; one gain a pixel cannot do both.
+    Kernels that a network predicts for each pixel are from Bako et al., "Kernel-Predicting Convolutional Networks for
+    Denoising Monte Carlo Renderings", 2017, and Mildenhall et al., arXiv 1712.02327.
+
+    Shape: image [B, C, H, W] and kernels [B, 4, H, W] to [B, C, H, W].
+    """
+    height, width = image.shape[2:]
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    change = image * (-2 * kernels.sum(1, keepdim=True))
+    for (y, x), weight in zip(_DIRECTIONS, kernels.split(1, 1), strict=True):
+        one = padded[:, :, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        other = padded[:, :, 1 - y : 1 - y + height, 1 - x : 1 - x + width]
+        change = torch.addcmul(change, one + other, weight)
+    return change
 
 
 class EncoderScale(nn.Module):
@@ -118,12 +138,14 @@ class Guidance:
     Attributes:
         conditions: {s: [B, 2 K_s, s, s]}, scale and shift of the prior's features.
         gains: {s: [B, 3, s, s]}, of the input's own band; 0 lets it pass, lower values damp it.
+        kernels: {s: [B, 4, s, s]}, of each pixel in the input; 0 leaves it as it is.
         residuals: {s: [B, 3, s, s]}, added to the image.
         images: {s: [B, 3, s, s]}, small images for deep supervision (in training mode only).
     """
 
     conditions: dict[int, Tensor]
     gains: dict[int, Tensor]
+    kernels: dict[int, Tensor]
     residuals: dict[int, Tensor]
     images: dict[int, Tensor]
 
@@ -138,6 +160,7 @@ class Guidance:
                 for own, theirs in (
                     (self.conditions, other.conditions),
                     (self.gains, other.gains),
+                    (self.kernels, other.kernels),
                     (self.residuals, other.residuals),
                     (self.images, other.images),
                 )
@@ -155,6 +178,7 @@ class Decoder(nn.Module):
         conditioned: number of the prior's channels that the conditions reach, keyed by size.
         gained: sizes at which the input's own band has a gain.
         residuals: sizes of the residual images.
+        filters: whether there are kernels where there are gains.
 
     Shape: features and pyramid as Encoder has them; returns Guidance.
     """
@@ -167,11 +191,12 @@ class Decoder(nn.Module):
         conditioned: Mapping[int, int],
         gained: Sequence[int],
         residuals: Sequence[int],
+        filters: bool,
     ) -> None:
         super().__init__()
         self.sizes: Sequence[int] = [s for s in sorted(channels) if s <= size]
         self.up, self.skip, self.view, self.patches = (nn.ModuleDict() for _ in range(4))
-        self.conditions, self.gains, self.to_rgb = (nn.ModuleDict() for _ in range(3))
+        self.conditions, self.gains, self.kernels, self.to_rgb = (nn.ModuleDict() for _ in range(4))
         for s in self.sizes:
             key = str(s)
             if s > 4:
@@ -182,16 +207,18 @@ class Decoder(nn.Module):
             self.conditions[key] = Conv2d(channels[s], 2 * conditioned[s], 1)
             if s in gained:
                 self.gains[key] = Conv2d(channels[s], 3, 1)
+                if filters:
+                    self.kernels[key] = Conv2d(channels[s], len(_DIRECTIONS), 1)
             if 8 <= s < size:
                 self.to_rgb[key] = Conv2d(channels[s], 3, 1)
             if s * _PATCH in residuals:
                 self.patches[key] = PatchHead(encoder_channels[s] + channels[s])
-        for layers in (self.conditions, self.gains, self.to_rgb):
+        for layers in (self.conditions, self.gains, self.kernels, self.to_rgb):
             for parameter in layers.parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Mapping[int, Tensor], pyramid: Mapping[int, Tensor]) -> Guidance:
-        said = Guidance({}, {}, {}, {})
+        said = Guidance({}, {}, {}, {}, {})
         x: Tensor | None = None
         for s in self.sizes:
             key = str(s)
@@ -204,6 +231,8 @@ class Decoder(nn.Module):
             said.conditions[s] = self.conditions[key](x)
             if key in self.gains:
                 said.gains[s] = self.gains[key](x)
+            if key in self.kernels:
+                said.kernels[s] = self.kernels[key](x)
             if key in self.patches:
                 said.residuals[s * _PATCH] = self.patches[key](torch.cat([features[s], x], 1))
             if key in self.to_rgb and self.training:

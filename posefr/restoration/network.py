@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Linear
 
-from .codec import Decoder, Encoder, image_pyramid
+from .codec import Decoder, Encoder, filtered, image_pyramid
 from .stylegan2 import Synthesis, fir_upsample, seeded_noise
 
 __all__ = ["CONFIGURATIONS", "Output", "PoseFRConfig", "PoseFRNet"]
@@ -38,6 +38,7 @@ class PoseFRConfig:
         blocks: number of MMRBs at each scale of the encoder, which is as wide as the prior there.
         style_channels: length of one W+ latent.
         conditioned: share of the prior's channels that the conditions reach.
+        filters: whether the input passes through kernels of each pixel's own.
     """
 
     size: int = 256
@@ -50,6 +51,7 @@ class PoseFRConfig:
     blocks: Mapping[int, int] = field(default_factory=lambda: _scaled(s4=1, s8=2, s16=2, s32=2, s64=3))
     style_channels: int = 128
     conditioned: float = 0.5
+    filters: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 64 or self.size & (self.size - 1):
@@ -83,13 +85,14 @@ class PoseFRConfig:
 
 
 CONFIGURATIONS: dict[str, PoseFRConfig] = {
-    "posefr-256": PoseFRConfig(),
+    "posefr-256": PoseFRConfig(filters=True),
     "posefr-512": PoseFRConfig(
         size=512,
         prior=_scaled(s4=384, s8=384, s16=320, s32=256, s64=160, s128=80, s256=40, s512=20),
         decoder=_scaled(s4=192, s8=192, s16=160, s32=128, s64=80, s128=48, s256=24, s512=12),
         blocks=_scaled(s4=2, s8=3, s16=2, s32=2, s64=2, s128=2),
         style_channels=256,
+        filters=True,
     ),
 }
 
@@ -114,12 +117,12 @@ class PoseFRNet(nn.Module):
 
     The encoder gives the prior its W+ latents and, through a decoder, the conditions of each scale. The image is the
     sum over scales of what the prior paints, of the input's own band at that scale times a learned gain (0..2, at
-    first 1), and of the codec's residual. At the start all that a decoder says and the layers to RGB are zero, so the
-    output equals the input.
+    first 1), of what kernels of each pixel's own add to it, and of the codec's residual. At the start all that a
+    decoder says and the layers to RGB are zero, so the output equals the input.
 
     There are two of the light decoders: `decoder` speaks at fidelity 1 and stays with what the input shows, `free`
-    speaks at fidelity 0 and may invent; between them what they say is blended. So what is learnt from a discriminator
-    need not cost likeness.
+    speaks at fidelity 0 and may invent; between them what they say is blended. So sharpness that is learnt by other
+    losses than the error of pixels costs no likeness at fidelity 1. The kernels are the first one's at any fidelity.
 
     Shape: degraded [B, 3, S, S] in 0..1, fidelity a number or [B] in 0..1, noise_seed; returns Output.
     """
@@ -136,8 +139,10 @@ class PoseFRNet(nn.Module):
         conditioned = {s: int(config.prior[s] * config.conditioned) for s in config.sizes}
         gained = config.sizes_from(2 * _LOW_BAND)
         self.decoder, self.free = (
-            Decoder(config.size, encoder_channels, config.decoder, conditioned, gained, config.sizes_from(smallest))
-            for smallest in _SMALLEST_RESIDUALS
+            Decoder(config.size, encoder_channels, config.decoder, conditioned, gained, residuals, filters)
+            for residuals, filters in zip(
+                map(config.sizes_from, _SMALLEST_RESIDUALS), (config.filters, False), strict=True
+            )
         )
         self.mean_latent = nn.Parameter(torch.zeros(config.style_channels))
         self.fidelity_latent = Linear(1, config.style_channels, bias=False)
@@ -177,11 +182,19 @@ class PoseFRNet(nn.Module):
             elif s > _LOW_BAND:
                 band = pyramid[s] - fir_upsample(pyramid[s // 2])
                 image = image + band * (2 * torch.sigmoid(said.gains[s]))
+            if s in said.kernels:
+                image = image + filtered(pyramid[s], said.kernels[s])
             if s in said.residuals:
                 image = image + said.residuals[s]
         assert image is not None
         small = {s: (small_image + 1) / 2 for s, small_image in said.images.items()}
         return Output(image, small, torch.cat([latents[s] for s in self.config.sizes], 1))
+
+    def with_filters(self) -> PoseFRNet:
+        """This network with kernels of each pixel's own, which change nothing before they are trained."""
+        network = PoseFRNet(replace(self.config, filters=True))
+        network.load_state_dict(network.state_dict() | self.state_dict())
+        return network
 
     @torch.no_grad()
     def grow(self, size: int) -> PoseFRNet:

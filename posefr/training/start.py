@@ -17,7 +17,7 @@ def start_network(config: PoseFRConfig, weights: Path | None = None, prior: Path
     """The network to train.
 
     Args:
-        config: of a fresh network; of a loaded one its size is taken alone.
+        config: of a fresh network; a loaded one gets its size and its filters, where it has not.
         weights: checkpoint to start from; grown where it is smaller than the configuration.
         prior: checkpoint of stage 1, whose weights the network's prior takes up where they fit.
 
@@ -31,6 +31,8 @@ def start_network(config: PoseFRConfig, weights: Path | None = None, prior: Path
         )
     if network.config.size < config.size:
         network = network.grow(config.size)
+    if config.filters and not network.config.filters:
+        network = network.with_filters()
     if prior is not None:
         refused = take_prior(network, load_prior(prior)[0])
         if refused:
