@@ -113,7 +113,7 @@ def test_a_run_stops_at_its_budget_and_resumes(photos, tmp_path):
     second = torch.load(tmp_path / "state.pt", weights_only=True)
     assert second["step"] > first["step"]
     assert load_detector(tmp_path / "detector.safetensors").detect(torch.zeros(1, 64, 64, 3)).frames == 1
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))
     for line in (tmp_path / "log.jsonl").read_text().splitlines():
         json.loads(line)
 

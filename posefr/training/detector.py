@@ -37,6 +37,7 @@ from .detector_canvas import Canvas, compose, mirror
 from .detector_degradation import degrade
 from .detector_loss import Targets, detection_loss, match
 from .detector_photos import Photo, load_faceless, load_photos, read_manifest
+from .state import write_state
 
 __all__ = [
     "add_options",
@@ -306,9 +307,7 @@ def _save(
         "step": step,
         "seconds": seconds,
     }
-    partial = out / "state.pt.part"
-    torch.save(state, partial)
-    partial.replace(out / "state.pt")
+    write_state(state, out / "state.pt")
     facts = {**metadata, "steps": str(step), "minutes": f"{seconds / 60:.0f}"}
     write_weights(ema, _ARCHITECTURE, out / "detector.safetensors", facts)
 

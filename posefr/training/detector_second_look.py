@@ -34,6 +34,7 @@ from .detector import add_options, average, held_out_canvases, load_stock, pixel
 from .detector_canvas import Canvas, compose, mirror
 from .detector_degradation import degrade
 from .detector_photos import Photo
+from .state import write_state
 
 __all__ = ["Samples", "calibrate", "gather", "main", "second_look_loss", "train"]
 
@@ -293,9 +294,7 @@ def _save(
         "step": step,
         "seconds": seconds,
     }
-    partial = out / "second_look.pt.part"
-    torch.save(state, partial)
-    partial.replace(out / "second_look.pt")
+    write_state(state, out / "second_look.pt")
     _write(ema, out / "second_look.safetensors", step, seconds, args, 0.0)
 
 

@@ -24,6 +24,7 @@ from .journal import Journal, plot_losses, sheet, write_png
 from .prior import Prior, PriorConfig, load_prior, save_prior
 from .processes import Processes
 from .recipe import PriorRecipe, add_options, from_options
+from .state import write_state
 
 __all__ = ["PathLength", "train_prior"]
 
@@ -222,9 +223,7 @@ class _PriorTrainer:
                 "judge": self.judge.state_dict(), "judge_optimizer": self.judge.optimizer.state_dict(),
                 "path_length": self.path_length.mean, "steps": self.steps, "seconds": self.seconds,
             }  # fmt: skip
-            partial = self.out / "prior-state.pt.partial"
-            torch.save(state, partial)
-            partial.replace(self.out / "prior-state.pt")
+            write_state(state, self.out / "prior-state.pt")
             save_prior(
                 self.averaged, path,
                 {

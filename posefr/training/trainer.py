@@ -34,6 +34,7 @@ from .losses import (
 from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
+from .state import write_state
 
 __all__ = ["train"]
 
@@ -273,9 +274,7 @@ class _Trainer:
             if self.judge is not None:
                 state["judge"] = self.judge.state_dict()
                 state["judge_optimizer"] = self.judge.optimizer.state_dict()
-            partial = self.out / "state.pt.partial"
-            torch.save(state, partial)
-            partial.replace(self.out / "state.pt")
+            write_state(state, self.out / "state.pt")
             provenance = {
                 "steps": self.steps, "images": self._images(),
                 "minutes": round(self.seconds / 60, 2), "note": self.note, "recipe": asdict(self.recipe),
