@@ -271,13 +271,13 @@ def _tile_size() -> Any:
     )
 
 
-def _if_no_face() -> Any:
+def _if_no_face(handed_on: str) -> Any:
     return io.Combo.Input(
         "if_no_face",
         options=[PASS, RAISE],
         default=PASS,
-        tooltip="What to do when no image of the batch has a face: hand on the image unchanged with a note on the "
-        "node, or stop the run with an error.",
+        tooltip=f"What to do when no image of the batch has a face: hand on {handed_on}, with a note on the node, or "
+        "stop the run with an error.",
     )
 
 
@@ -300,7 +300,7 @@ def _seed() -> Any:
         min=0,
         max=2**32 - 1,
         control_after_generate=False,
-        tooltip="Seed of the fine noise in skin and hair. The same seed gives the same result.",
+        tooltip="Seed of the network's noise. The same seed gives the same result.",
         **RARE,
     )
 
@@ -329,7 +329,7 @@ def _paste_inputs() -> list[Any]:
             min=0.0,
             max=50.0,
             step=0.5,
-            tooltip="Width of the soft border, in per cent of the face's size.",
+            tooltip="Width of the soft border, in per cent of the crop's side.",
         ),
         io.Combo.Input(
             "color_match",
@@ -345,7 +345,7 @@ def _paste_inputs() -> list[Any]:
             min=-50.0,
             max=50.0,
             step=0.5,
-            tooltip="Moves the border of the mask outwards, or inwards below 0, in per cent of the face's size.",
+            tooltip="Moves the border of the mask outwards, or inwards below 0, in per cent of the crop's side.",
             **RARE,
         ),
     ]
@@ -422,7 +422,7 @@ class DetectFaces(_Node):
                 Detector.Input("detector", tooltip="From Load Face Detector."),
                 io.Image.Input("image", tooltip="One image or a batch; RGBA is accepted."),
                 _threshold(),
-                _if_no_face(),
+                _if_no_face("an empty set of faces"),
                 _working_size(),
                 _angles(),
                 _tile_size(),
@@ -804,7 +804,7 @@ class FacesFromBoxes(_Node):
             outputs=[
                 FacesSocket.Output(
                     display_name="faces",
-                    tooltip="One face for each box, for Select Faces, Crop Faces and the others.",
+                    tooltip="A face for each box that is not left out, for Select Faces, Crop Faces and the others.",
                     is_output_list=True,
                 ),
                 io.Int.Output(
@@ -1314,7 +1314,7 @@ class RestoreFacesInImage(_Node):
                     tooltip="The images of the batch are the frames of a video: follow each face over them, fill in "
                     "where one was missed for up to 5 frames, and steady the faces.",
                 ),
-                _if_no_face(),
+                _if_no_face("the image unchanged"),
                 _working_size(),
                 _angles(),
                 _seed(),

@@ -77,8 +77,8 @@ def restore_report(
         fidelity: 0..1; 1 follows the input, lower trusts the restorer's prior more.
         seed: of the restorer's noise.
         mask: `ellipse`, `box`, `hull`, or a mask as paste_faces takes it.
-        feather: width of the mask's soft border, per cent of the face's size.
-        grow: how far the mask's border is moved outwards, or inwards if below 0, per cent of the face's size.
+        feather: width of the mask's soft border, per cent of the crop's side.
+        grow: how far the mask's border is moved outwards, or inwards if below 0, per cent of the crop's side.
         color_match: `none`, `mean_std`, `wavelet` or `detail`.
         strength: 0..1; 0 returns the input.
         video: the images are the frames of a video: faces are tracked, gaps filled, crops and restored faces steadied.

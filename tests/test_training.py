@@ -199,11 +199,18 @@ def test_a_state_without_a_discriminators_optimiser_resumes(crops, tmp_path):
     assert load_network(path)[1]["steps"] == 2
 
 
+def test_a_run_of_a_network_with_other_parts_is_refused_in_one_sentence(crops, tmp_path):
+    recipe = Recipe(steps=1, batch=2, workers=1)
+    train(PoseFRNet(replace(SMALL, filters=False)), crops, recipe, tmp_path, CPU)
+    with pytest.raises(PoseFRError, match=r"state\.pt is of a network with other parts"):
+        train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"loss": "l7"}, "one of relative, psnr; found 'l7'"),
-        ({"severities": "mild,awful"}, "mild, medium, severe, training; found 'awful'"),
+        ({"severities": "mild, awful"}, "mild, medium, severe, training; found 'awful'"),
         ({"identity_weight": 0.1}, "--identity"),
         ({"latent": 0.1, "batch": 1}, "at least 2"),
     ],

@@ -68,11 +68,17 @@ class Recipe(Run):
     latent: float = _option(0.0, "weight of the distance between their latents, over that between different faces")
     severities: str = _option(
         "training",
-        f"what the degradation is drawn from, of {', '.join(SEVERITIES)}; what stands twice is drawn twice as often",
+        f"what the degradation is drawn from, with commas between: {', '.join(SEVERITIES)}; what stands twice is drawn "
+        "twice as often",
     )
     clean: float = _option(0.05, "share of faces that are their own target")
     faithful: float = _option(0.6, "share of faces at fidelity 1; the others' is drawn from 0..1")
     workers: int = _option(2, "threads that degrade faces")
+
+    @property
+    def severity_names(self) -> list[str]:
+        """What the degradation is drawn from."""
+        return [name.strip() for name in self.severities.split(",")]
 
     @property
     def twice(self) -> bool:

@@ -78,7 +78,7 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
         raise PoseFRError(f"The network is for {size} px, the faces have {crops.images.shape[1]} px.")
     if recipe.loss not in LOSSES:
         raise PoseFRError(f"The pixel loss is one of {', '.join(LOSSES)}; found {recipe.loss!r}.")
-    unknown = sorted(set(recipe.severities.split(",")) - set(SEVERITIES))
+    unknown = sorted(set(recipe.severity_names) - set(SEVERITIES))
     if unknown:
         raise PoseFRError(f"The severities are some of {', '.join(SEVERITIES)}; found {', '.join(map(repr, unknown))}.")
     if (recipe.identity_weight > 0) != (identity is not None):
@@ -134,7 +134,7 @@ class _Trainer:
         recipe, processes = self.recipe, self.processes
         begun, before, start = self.steps, self.seconds, time.monotonic()
         seed = [recipe.seed + begun] + ([processes.rank] if processes.rank else [])
-        severities = [SEVERITIES[name] for name in recipe.severities.split(",")]
+        severities = [SEVERITIES[name] for name in recipe.severity_names]
         loader = PairLoader(self.crops, recipe.batch, seed, severities, recipe.clean, recipe.workers, recipe.twice)
         try:
             for batch in loader:
@@ -290,6 +290,11 @@ class _Trainer:
         state = torch.load(path, map_location=self.processes.device, weights_only=True)
         if state["size"] != self.network.config.size:
             return
+        if state["network"].keys() != self.network.state_dict().keys():
+            raise PoseFRError(
+                f"{path} is of a network with other parts, from another version; start in another folder, from its "
+                "weights (--weights)."
+            )
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
