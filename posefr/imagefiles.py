@@ -32,6 +32,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_SAMPLE_FORMAT = 339
+_TIFF_PLANAR_CONFIGURATION = 284
+_TIFF_EXTRA_SAMPLES = 338
 # Rec. 601 luma, which Pillow uses for its grey too.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -159,6 +161,8 @@ def _decode_quietly(data: bytes, name: str) -> Picture:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         icc = image.info.get("icc_profile")
         pixels = _decode_16(data) if deep else np.asarray(_plain(image))
+        if deep and image.format == "TIFF" and 1 in image.tag_v2.get(_TIFF_EXTRA_SAMPLES, ()):  # type: ignore[attr-defined]
+            pixels = _straight(pixels)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     space = b"GRAY" if pixels.shape[2] < 3 else b"RGB "
@@ -179,7 +183,19 @@ def _is_deep(image: Image.Image, data: bytes, name: str) -> bool:
     if bits > 16 or kind != 1:
         word = {2: "signed", 3: "floating point"}.get(kind, "unsigned")
         raise PoseFRError(f"{name} holds {word} samples of {bits} bits; expected unsigned ones of 8 or 16.")
+    if bits == 16 and len(image.getbands()) > 1 and tags.get(_TIFF_PLANAR_CONFIGURATION, 1) == 2:
+        # OpenCV 5.0 reads them as garbage and says nothing.
+        raise PoseFRError(f"{name} holds its 16-bit colours in separate planes; save it with them side by side.")
     return bits == 16
+
+
+def _straight(pixels: np.ndarray) -> np.ndarray:
+    """16-bit colours that were multiplied by their alpha, without it."""
+    import numpy as np
+
+    alpha = pixels[..., -1:].astype(np.float64)
+    colours = pixels[..., :-1].astype(np.float64) * 65535 / np.maximum(alpha, 1)
+    return np.concatenate([np.minimum(colours.round(), 65535).astype(np.uint16), pixels[..., -1:]], -1)
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -67,6 +67,19 @@ def test_16_bit_files_of_other_writers_are_read_whole(tmp_path):
         np.testing.assert_array_equal(read_picture(tmp_path / name).pixels, pixels)
 
 
+def test_16_bit_colours_multiplied_by_their_alpha_are_read_without_it(tmp_path):
+    pixels = np.full((4, 4, 4), (1000, 20000, 0, 32768), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["assocalpha"])
+    np.testing.assert_allclose(read_picture(tmp_path / "a.tif").pixels[0, 0], (2000, 39999, 0, 32768), atol=1)
+
+
+def test_16_bit_colours_in_separate_planes_are_refused(tmp_path):
+    planes = np.full((3, 8, 8), 1000, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")
+    with pytest.raises(PoseFRError, match=r"a\.tif holds its 16-bit colours in separate planes"):
+        read_picture(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".png", ".tif"])
 def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
