@@ -185,13 +185,16 @@ def _enlargement(images: Tensor, crops: Crops) -> float:
     height, width = crops.faces.image_size
     if not len(crops):
         return 1.0
-    if images.shape[0] != crops.faces.frames or images.shape[1] * width != images.shape[2] * height:
+    rows, columns = images.shape[1:3]
+    # Who enlarges an image rounds each of its sides.
+    rounding = max(height, width) if rows != height and columns != width else 0
+    if images.shape[0] != crops.faces.frames or abs(rows * width - columns * height) > rounding:
         raise PoseFRError(
             f"The crops were cut from {crops.faces.frames} images of {width}x{height} px and do not fit onto "
-            f"{images.shape[0]} of {images.shape[2]}x{images.shape[1]} px; paste onto the same images or onto an "
+            f"{images.shape[0]} of {columns}x{rows} px; paste onto the same images or onto an "
             "enlargement of them that keeps their proportions."
         )
-    return images.shape[1] / height
+    return math.sqrt(rows * columns / (height * width))
 
 
 def _check_mask(

@@ -206,6 +206,17 @@ def test_pastes_onto_an_enlargement(factor: int) -> None:
     assert float(large.sum()) == pytest.approx(float(small.sum()) * factor**2, rel=0.03)
 
 
+def test_an_enlargement_may_round_its_sides() -> None:
+    crops = crops_of(torch.zeros(1, 77, 103, 3), [face(30, 50, 40)])
+    for height, width in ((116, 154), (115, 154), (39, 52)):  # 1.5 times, rounded and cut off; half
+        out, _ = paste_faces(torch.zeros(1, height, width, 3), crops, crops.images + 0.5)
+        assert out.shape == (1, height, width, 3)
+        assert out.any()
+    for height, width in ((77, 102), (116, 160), (154, 203)):  # cut, stretched, twice but for three columns
+        with pytest.raises(PoseFRError, match="keeps their proportions"):
+            paste_faces(torch.zeros(1, height, width, 3), crops, crops.images)
+
+
 @pytest.mark.parametrize("restored_size", [64, 256])
 @pytest.mark.parametrize("degrees", [0, 25])
 @pytest.mark.parametrize("factor", [2, 3, 4])
