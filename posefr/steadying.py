@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,9 @@ _GUIDE_SIZE = 64  # px: frames are compared at this size, where noise counts lit
 _SAME = 0.02  # of the range: brightness that differs by this between two frames is half a change
 
 
-def steady_restored(restored: Tensor, faces: Faces, *, sigma: float = 2.0) -> Tensor:
+def steady_restored(
+    restored: Tensor, faces: Faces, *, sigma: float = 2.0, on_face: Callable[[int, int], None] | None = None
+) -> Tensor:
     """Average each restored face with what the same face looked like in the frames around, where it looked the same.
 
     The crops of a track show the face in one place, so no motion has to be found. A pixel of another frame counts the
@@ -31,6 +34,7 @@ def steady_restored(restored: Tensor, faces: Faces, *, sigma: float = 2.0) -> Te
         restored: [N, S, S, 3] floats, 0..1, the crops of the faces in their order.
         faces: the N faces, from `track_faces` and, best, `smooth_faces`; those without a track stay as they are.
         sigma: standard deviation of the window over time, in frames; 0 returns the crops as they are.
+        on_face: called with the faces done and the faces in all, of those that have a track; may raise, to stop.
 
     Returns:
         [N, S, S, 3] in the type of `restored`.
@@ -42,12 +46,13 @@ def steady_restored(restored: Tensor, faces: Faces, *, sigma: float = 2.0) -> Te
         raise PoseFRError(f"The steadying is {sigma} frames; expected 0 or more.")
     if len(restored) != len(faces):
         raise PoseFRError(f"There are {len(restored)} restored crops but {len(faces)} faces; hand on one for each.")
-    tracks = [rows for rows in _tracks(faces) if len(rows) > 1]
+    frames = faces.frame.tolist()
+    tracks = [rows for rows in _tracks(faces, frames) if len(rows) > 1]
     if sigma == 0 or not tracks:
         return restored
     guides = torch.stack([_guide(crop) for crop in restored])
     steady = memory.copy(restored)
-    frames = faces.frame.tolist()
+    done, total_faces = 0, sum(map(len, tracks))
     for rows in tracks:
         for row in rows:
             total, weights = restored[row].float(), torch.ones_like(restored[row][:, :, :1], dtype=torch.float32)
@@ -58,6 +63,9 @@ def steady_restored(restored: Tensor, faces: Faces, *, sigma: float = 2.0) -> Te
                 total = total + restored[other] * weight[:, :, None]
                 weights += weight[:, :, None]
             steady[row] = total / weights
+            done += 1
+            if on_face is not None:
+                on_face(done, total_faces)
     return steady
 
 
@@ -67,7 +75,7 @@ def smooth_over_tracks(values: Tensor, faces: Faces, *, sigma: float = 2.0) -> T
         return values
     smooth = values.clone()
     frames = faces.frame.tolist()
-    for rows in _tracks(faces):
+    for rows in _tracks(faces, frames):
         for row in rows:
             near = [(row, 1.0), *_window(row, rows, frames, sigma)]
             weights = values.new_tensor([weight for _, weight in near])
@@ -76,18 +84,24 @@ def smooth_over_tracks(values: Tensor, faces: Faces, *, sigma: float = 2.0) -> T
     return smooth
 
 
-def _tracks(faces: Faces) -> Iterator[list[int]]:
-    """The rows of each track."""
-    track = faces.track.cpu()
-    for name in track[track >= 0].unique().tolist():
-        yield (track == name).nonzero()[:, 0].tolist()
+def _tracks(faces: Faces, frames: list[int]) -> Iterator[list[int]]:
+    """The rows of each track, in the order of their frames."""
+    tracks: dict[int, list[int]] = {}
+    for row, track in enumerate(faces.track.tolist()):
+        if track >= 0:
+            tracks.setdefault(track, []).append(row)
+    for _, rows in sorted(tracks.items()):
+        yield sorted(rows, key=frames.__getitem__)
 
 
 def _window(row: int, rows: list[int], frames: list[int], sigma: float) -> Iterator[tuple[int, float]]:
     """The other rows of a track that are near in time, and how much they count against one."""
-    for other in rows:
-        distance = (frames[other] - frames[row]) / max(sigma, 1e-6)
-        if other != row and abs(distance) <= _WINDOW:
+    reach = _WINDOW * sigma
+    first = bisect_left(rows, frames[row] - reach, key=frames.__getitem__)
+    last = bisect_right(rows, frames[row] + reach, key=frames.__getitem__)
+    for other in rows[first:last]:
+        if other != row:
+            distance = (frames[other] - frames[row]) / max(sigma, 1e-6)
             yield other, math.exp(-distance * distance / 2)
 
 

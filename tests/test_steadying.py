@@ -56,6 +56,17 @@ def test_a_mouth_that_opens_is_not_blurred_over_time() -> None:
     assert (steady - clip)[:, :30].square().mean() < 0.3 * (shaky - clip)[:, :30].square().mean()
 
 
+def test_it_tells_how_far_it_is_and_the_order_of_frames_does_not_matter() -> None:
+    crops = torch.rand(5, 16, 16, 3, generator=torch.Generator().manual_seed(3)) * 0.02
+    frames, told = [3, 0, 2, 1, 4], []
+    faces = faces_of([7, 7, 7, 7, -1], frames)
+    steady = steady_restored(crops, faces, on_face=lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    order = torch.tensor(frames).argsort()
+    in_order = steady_restored(crops[order], faces_of([7, 7, 7, 7, -1], sorted(frames)))
+    torch.testing.assert_close(steady[order], in_order, atol=1e-6, rtol=0)
+
+
 def test_tracks_and_faces_without_one_stay_apart() -> None:
     crops = torch.rand(6, 16, 16, 3, generator=torch.Generator().manual_seed(3)) * 0.02
     crops[1::2] += 0.005
