@@ -201,7 +201,7 @@ def _restore(args: argparse.Namespace) -> int:
 
         assert job.target is not None
         picture = read_picture(job.source)
-        image = picture.image.to(_device(args.device))
+        image = picture.image.to(_desk(args.device))
         result, fitted = with_smaller_batches(
             lambda batch: restore_report(
                 image,
@@ -261,7 +261,7 @@ def _detect(args: argparse.Namespace) -> int:
 
         picture = read_picture(job.source)
         found = detector.detect(
-            picture.image.to(_device(args.device)), threshold=args.threshold, size=args.size, angles=args.angles
+            picture.image.to(_desk(args.device)), threshold=args.threshold, size=args.size, angles=args.angles
         )
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
@@ -379,6 +379,12 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise PoseFRError(f"The device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def _desk(name: str) -> torch.device:
+    """Where pictures are worked on beside the networks: on their device, but for Apple's, which cannot do all of it."""
+    device = _device(name)
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _folders(models: Path | None, names: Sequence[str]) -> list[Path]:

@@ -117,6 +117,24 @@ def test_tiles_find_faces_that_the_shrunk_picture_hides_each_once(detector, astr
     assert len(turned) == len(corners)
 
 
+def test_a_search_in_tiles_can_be_stopped_at_every_square(detector, astronaut):
+    picture = astronaut.repeat(1, 2, 2, 1)  # 1024 px: 25 squares
+    told = []
+    detector.detect(picture, tile=256, on_chunk=lambda done, total: told.append((done, total)))
+    assert told == [(0, 1)] * 25 + [(1, 1)]
+
+
+def test_what_is_not_finite_beside_a_small_face_does_not_hide_it(detector, astronaut):
+    small = torch.nn.functional.interpolate(astronaut.permute(0, 3, 1, 2), (230, 230), antialias=True, mode="bicubic")
+    picture = torch.full((1, 1400, 1400, 3), 0.5)
+    picture[0, 400:630, 600:830] = small.clamp(0, 1)[0].permute(1, 2, 0)
+    (face,) = detector.detect(picture).box.round().int().tolist()
+    for value in (float("nan"), float("inf")):
+        spoilt = picture.clone()
+        spoilt[0, face[1] - 4, face[0] + 10] = value
+        assert len(detector.detect(spoilt)) == 1
+
+
 def test_tiles_change_nothing_in_a_picture_that_is_seen_in_full(detector, astronaut):
     plain, tiled = detector.detect(astronaut), detector.detect(astronaut, tile=128)
     assert torch.equal(plain.box, tiled.box)

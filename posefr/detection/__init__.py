@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .detector import Detector, detector_names, load_detector
+from .detector import Detector, detector_names, detector_stamp, load_detector
 from .torchvision_repair import ensure_torchvision
 
-__all__ = ["Detector", "detector_names", "ensure_torchvision", "load_detector"]
+__all__ = ["Detector", "detector_names", "detector_stamp", "ensure_torchvision", "load_detector"]

@@ -13,6 +13,7 @@ from torch.nn import functional
 from ..errors import PoseFRError
 from ..faces import Faces
 from ..pose import estimate_pose
+from ..stamps import Stamp, stamp_of
 from .fusion import fused
 from .inference import Candidates, find_candidates
 from .networks import build_network
@@ -22,7 +23,7 @@ from .second_look import CROP, SecondLook, cut_out, load_second_look, look_again
 from .suppression import same_face, suppress
 from .weights import architecture_of, read_state, read_weights
 
-__all__ = ["Detector", "detector_names", "load_detector"]
+__all__ = ["Detector", "detector_names", "detector_stamp", "load_detector"]
 
 _TILTED = 45.0  # degrees of roll above which another of the angles sees the face nearer to upright
 _TILT_PENALTY = 0.5
@@ -73,7 +74,7 @@ class Detector:
             tile: px; images that `size` scales down are also looked at unscaled, in overlapping squares of this side,
                 for faces that are too small otherwise. What squares and whole image both show is given once. 0: not.
             batch: how many images go through the network at a time.
-            on_chunk: called with chunks done and chunks in all; may raise to stop.
+            on_chunk: called with chunks done and chunks in all, after each and before each square; may raise to stop.
 
         Returns:
             Faces on the images' device, in order of frame and then of falling score, in px of the images.
@@ -88,10 +89,15 @@ class Detector:
         least = threshold
         if self.second_look is not None:
             least = float(torch.sigmoid(torch.logit(torch.tensor(threshold), 1e-6) - _BENEFIT_OF_DOUBT))
+
+        def tell() -> None:
+            if on_chunk is not None:
+                on_chunk(done, total)
+
         sets = []
         for start in starts:
             whole = images[start : start + batch]
-            chunk = _shrink(whole, size, self._device())
+            chunk = _shrink(whole, size, self._desk())
             small = chunk.shape[3], chunk.shape[2]
             scale = torch.tensor([width / small[0], height / small[1]], device=chunk.device)
             tiled = tile if chunk.shape[2:] != whole.shape[1:3] else 0
@@ -100,13 +106,12 @@ class Detector:
                 found = self._look(torch.rot90(chunk, k=angle // 90, dims=(2, 3)), least)
                 if tiled:
                     found = [
-                        _join_tiles(coarse, self._look_in_tiles(image, angle, least, tiled), _swap(scale, angle))
+                        _join_tiles(coarse, self._look_in_tiles(image, angle, least, tiled, tell), _swap(scale, angle))
                         for coarse, image in zip(found, whole, strict=True)
                     ]
                 views.append([_turn_back(c, angle, small) for c in found])
                 done += 1
-                if on_chunk is not None:
-                    on_chunk(done, total)
+                tell()
             for offset, seen in enumerate(zip(*views, strict=True)):
                 merged = _merge(seen, angles)
                 merged = self._look_again(merged, chunk[offset : offset + 1], whole[offset], scale, threshold)
@@ -127,7 +132,9 @@ class Detector:
             for fine, coarse in zip(found, find_candidates(network, half, threshold), strict=True)
         ]
 
-    def _look_in_tiles(self, image: Tensor, angle: int, threshold: float, tile: int) -> Candidates:
+    def _look_in_tiles(
+        self, image: Tensor, angle: int, threshold: float, tile: int, before_each: Callable[[], None]
+    ) -> Candidates:
         """One set from the squares of an image [H, W, 3] turned by `angle`, in px of the turned image."""
         turned = torch.rot90(image, k=angle // 90, dims=(0, 1))
         height, width = turned.shape[:2]
@@ -135,8 +142,9 @@ class Detector:
         parts: list[Candidates] = []
         for y in _tile_starts(height, tile):
             for x in _tile_starts(width, tile):
+                before_each()
                 square = turned[None, y : y + tile, x : x + tile]
-                seen = find_candidates(network, _shrink(square, 0, self._device()), threshold)[0]
+                seen = find_candidates(network, _shrink(square, 0, self._desk()), threshold)[0]
                 box = seen.boxes
                 cut = (box[:, 0] < _SEAM) & (x > 0) | (box[:, 2] > square.shape[2] - _SEAM) & (x + tile < width)
                 cut |= (box[:, 1] < _SEAM) & (y > 0) | (box[:, 3] > square.shape[1] - _SEAM) & (y + tile < height)
@@ -153,7 +161,7 @@ class Detector:
 
         Args:
             found: in px of the view.
-            view: [1, 3, h, w] on the network's device.
+            view: [1, 3, h, w].
             image: [H, W, 3], which the view is a copy of.
             scale: [2], the image's px in one of the view's.
             threshold: 0..1, the least score.
@@ -180,13 +188,20 @@ class Detector:
             self._fused = fused(self.first_look)
         return self._fused
 
-    def _device(self) -> torch.device:
-        return next(self.first_look.parameters()).device
+    def _desk(self) -> torch.device:
+        """Where all is computed but the networks: on their device, except that Apple's lacks some of what it takes."""
+        device = next(self.first_look.parameters()).device
+        return torch.device("cpu") if device.type == "mps" else device
 
 
 def detector_names(folders: Sequence[Path] = ()) -> list[str]:
     """What `load_detector` can be asked for: "bundled", the public releases, and RetinaFace files in the folders."""
     return ["bundled", *RELEASES, *names_in(folders)]
+
+
+def detector_stamp(name: str, folders: Sequence[Path] = ()) -> Stamp | None:
+    """What changes when the file behind one of `detector_names` does; None if it is not there."""
+    return stamp_of(find_file(name, folders))
 
 
 def load_detector(

@@ -36,17 +36,17 @@ def find_candidates(network: nn.Module, images: Tensor, threshold: float) -> lis
 
     Args:
         network: a RetinaFace as `networks.build_network` makes it, in evaluation mode.
-        images: [B, 3, H, W] RGB 0..1, on the network's device; converted to its dtype.
+        images: [B, 3, H, W] RGB 0..1; converted to the network's dtype. What was found is on their device.
         threshold: 0..1, the least score.
     """
     parameter = next(network.parameters())
-    priors = prior_boxes(images.shape[2], images.shape[3]).to(parameter.device)
+    priors = prior_boxes(images.shape[2], images.shape[3]).to(images.device)
     # A CPU is quickest with one image at a time: what the layers pass on then stays in its caches.
     together = 1 if parameter.device.type == "cpu" else max(len(images), 1)
     found = []
     for part in images.split(together):
-        outputs = network(network_input(part.float()).to(parameter.dtype))
-        for box, classes, landmarks in zip(*(o.float() for o in outputs), strict=True):
+        outputs = network(network_input(part.float()).to(parameter.device, parameter.dtype))
+        for box, classes, landmarks in zip(*(o.to(images.device).float() for o in outputs), strict=True):
             found.append(_decode(box, classes, landmarks, priors, threshold))
     return found
 

@@ -110,7 +110,8 @@ def view_transforms(boxes: Tensor, landmarks: Tensor) -> Tensor:
 
 
 def cut_out(image: Tensor, transforms: Tensor) -> Tensor:
-    """Crops [..., 3, 64, 64] under transforms [..., 2, 3]; what lies outside the image is its border's colour.
+    """Crops [..., 3, 64, 64] under transforms [..., 2, 3]; what lies outside the image is its border's colour, what
+    is not finite black.
 
     A crop that shrinks the image is cut from a copy halved until one of its px is 0.7 to 1.4 px of the crop.
 
@@ -130,7 +131,7 @@ def cut_out(image: Tensor, transforms: Tensor) -> Tensor:
         x0, y0 = ((reach.amin(0) - margin).long() >> level << level).tolist()
         x1, y1 = (reach.amax(0) + margin).long().tolist()
         x0, y0 = min(max(x0, 0), max(width - margin, 0)), min(max(y0, 0), max(height - margin, 0))
-        part = image[:, :, y0 : max(y1, y0 + margin), x0 : max(x1, x0 + margin)]
+        part = image[:, :, y0 : max(y1, y0 + margin), x0 : max(x1, x0 + margin)].float().nan_to_num(0, 0, 0)
         halved = 0
         while halved < level and min(part.shape[2:]) >= 2:
             part, halved = functional.avg_pool2d(part, 2), halved + 1
@@ -139,7 +140,7 @@ def cut_out(image: Tensor, transforms: Tensor) -> Tensor:
         shift = (-(inverse @ transform[:, 2]) - torch.tensor([x0, y0])) / half_extent - 1
         places = steps[None, :, None] * along[:, 0] + steps[:, None, None] * along[:, 1] + shift
         crops[i] = functional.grid_sample(
-            part.float(), places[None].to(image.device), padding_mode="border", align_corners=False
+            part, places[None].to(image.device), padding_mode="border", align_corners=False
         )[0]
     return crops.view(*transforms.shape[:-2], 3, CROP, CROP)
 
@@ -151,16 +152,17 @@ def look_again(network: SecondLook, crops: Tensor, transforms: Tensor, found: Ca
     the mean of both looks'.
 
     Args:
-        network: on the crops' device.
         crops: [V, N, 3, 64, 64] of the finds, in V views.
         transforms: [V, N, 2, 3] from px of the finds to px of the crops.
         found: N finds.
     """
     if not len(found.scores):
         return found
-    views = crops.flatten(0, 1)
-    seen = [_both_ways(network, views[part]) for part in batches(len(views), _CHUNK, views.device)]
-    logits, points = (torch.cat(answers).unflatten(0, crops.shape[:2]) for answers in zip(*seen, strict=True))
+    views, device = crops.flatten(0, 1), next(network.parameters()).device
+    seen = [_both_ways(network, views[part].to(device)) for part in batches(len(views), _CHUNK, device)]
+    logits, points = (
+        torch.cat(answers).to(crops.device).unflatten(0, crops.shape[:2]) for answers in zip(*seen, strict=True)
+    )
     inverse = torch.linalg.inv(transforms[..., :2])
     landmarks = ((points - transforms[..., None, :, 2]) @ inverse.transpose(2, 3)).mean(0)
     scores = torch.sigmoid((torch.logit(found.scores, 1e-6) + logits.mean(0)) / 2)
