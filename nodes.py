@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -26,15 +26,15 @@ from .posefr.conversion import (
     to_boxes,
     to_segs,
 )
-from .posefr.detection import detector_names, load_detector
+from .posefr.detection import detector_names, detector_stamp, load_detector
 from .posefr.drawing import draw_faces
 from .posefr.errors import PoseFRError
 from .posefr.faces import Faces
 from .posefr.geometry import FRAMES, Crops, crop_faces
 from .posefr.masks import MASK_SHAPES
-from .posefr.parsing import PARTS, load_parser, parser_names
+from .posefr.parsing import PARTS, load_parser, parser_names, parser_stamp
 from .posefr.report import faces_report
-from .posefr.restoration import file_stamp, load_restorer, restorer_from, restorer_names
+from .posefr.restoration import load_restorer, restorer_from, restorer_names, restorer_stamp
 from .posefr.selection import ORDERS, select_faces, split_faces
 from .posefr.sharpness import face_sharpness
 from .posefr.steadying import steady_restored
@@ -84,14 +84,14 @@ def _pick_detector(name: str) -> host.Hosted:
         detector = load_detector(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
         return host.adopt(detector)
 
-    return host.keep("detector", (name, folders), make)
+    return host.keep("detector", (name, folders, detector_stamp(name, folders)), make)
 
 
 def _pick_restorer(name: str) -> host.Hosted:
     folders = tuple(host.folders(host.RESTORER_FOLDERS))
     return host.keep(
         "restorer",
-        (name, folders, file_stamp(name, folders)),
+        (name, folders, restorer_stamp(name, folders)),
         lambda: host.adopt(load_restorer(name, device=host.loading_device(), folders=folders)),
     )
 
@@ -104,7 +104,12 @@ def _pick_parser(name: str) -> host.Hosted:
         parser = load_parser(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
         return host.adopt(parser)
 
-    return host.keep("parser", (name, folders), make)
+    return host.keep("parser", (name, folders, parser_stamp(name, folders)), make)
+
+
+def _stamp(stamp: Callable[..., Any], name: str | None, folders: Sequence[str]) -> Any:
+    """What changes when the file behind a widget's choice does; the host asks with None where a link replaces it."""
+    return None if name is None else stamp(name, host.folders(folders))
 
 
 def _connected(restorer: Any) -> host.Hosted:
@@ -374,6 +379,10 @@ class LoadDetector(_Node):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, detector: str | None) -> Any:
+        return _stamp(detector_stamp, detector, host.DETECTOR_FOLDERS)
+
+    @classmethod
     def execute(cls, detector: str) -> io.NodeOutput:
         return cls.done(_pick_detector(detector))
 
@@ -402,8 +411,8 @@ class LoadRestorer(_Node):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, restorer: str) -> Any:
-        return file_stamp(restorer, host.folders(host.RESTORER_FOLDERS))
+    def fingerprint_inputs(cls, restorer: str | None) -> Any:
+        return _stamp(restorer_stamp, restorer, host.RESTORER_FOLDERS)
 
     @classmethod
     def execute(cls, restorer: str) -> io.NodeOutput:
@@ -1071,7 +1080,8 @@ class RestoreFaces(_Node):
         (stage,) = host.progress()
         restored, halved = _restore(restorer, images, fidelity, seed, stage)
         if crops is not None and len(crops) == len(images):
-            restored = steady_restored(restored, crops.faces)  # where Track Faces has told which belong together
+            # Where Track Faces has told which belong together.
+            restored = steady_restored(restored, crops.faces, on_face=_stop_if_asked)
         said = f"{_plural(len(images), 'face')} restored"
         return cls.done(host.hand_over(restored), said=said, warnings=(halved,))
 
@@ -1117,6 +1127,10 @@ class FacePartsMask(_Node):
             hidden=[io.Hidden.unique_id],
             **_aliases("face parsing", "bisenet", "skin mask", "hair mask", "occlusion", "glasses"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, parser: str | None, **_: Any) -> Any:
+        return _stamp(parser_stamp, parser, host.PARSER_FOLDERS)
 
     @classmethod
     def execute(
@@ -1218,7 +1232,7 @@ class PasteFaces(_Node):
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The image with its faces replaced."),
-                io.Mask.Output(display_name="mask", tooltip="Where the image was changed, and how much."),
+                io.Mask.Output(display_name="mask", tooltip="Where faces were pasted, and how much at full strength."),
             ],
             hidden=[io.Hidden.unique_id],
             **_aliases("paste back", "face composite", "uncrop faces"),
@@ -1328,7 +1342,7 @@ class RestoreFacesInImage(_Node):
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The image with its faces restored."),
-                io.Mask.Output(display_name="mask", tooltip="Where the image was changed, and how much."),
+                io.Mask.Output(display_name="mask", tooltip="Where faces were pasted, and how much at full strength."),
                 FacesSocket.Output(display_name="faces", tooltip="The faces that were restored."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -1336,8 +1350,11 @@ class RestoreFacesInImage(_Node):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, restorer: str, **_: Any) -> Any:
-        return file_stamp(restorer, host.folders(host.RESTORER_FOLDERS))
+    def fingerprint_inputs(cls, restorer: str | None, detector: str | None, **_: Any) -> Any:
+        return (
+            _stamp(restorer_stamp, restorer, host.RESTORER_FOLDERS),
+            _stamp(detector_stamp, detector, host.DETECTOR_FOLDERS),
+        )
 
     @classmethod
     def execute(
@@ -1374,7 +1391,7 @@ class RestoreFacesInImage(_Node):
         crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
         restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
         if video:
-            restored = steady_restored(restored, faces)
+            restored = steady_restored(restored, faces, on_face=_stop_if_asked)
         out, covered = paste_faces(
             images,
             crops,

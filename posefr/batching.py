@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from .errors import PoseFRError
+
 __all__ = ["batches"]
 
 
@@ -14,7 +16,12 @@ def batches(count: int, largest: int, device: torch.device) -> Iterator[slice]:
 
     On a CPU the sizes are powers of two: for every size that a network sees oneDNN compiles and keeps its layers anew,
     and what it keeps would grow with every other number of faces.
+
+    Raises:
+        PoseFRError: `largest` is below 1.
     """
+    if largest < 1:
+        raise PoseFRError(f"The batch is {largest}; expected 1 or more.")
     start = 0
     while start < count:
         size = min(largest, count - start)

@@ -16,8 +16,9 @@ from .detection.releases import Release, cache_folder
 from .detection.releases import download as fetch
 from .detection.weights import read_state
 from .errors import PoseFRError
+from .stamps import Stamp, stamp_of
 
-__all__ = ["PARSERS", "PARTS", "Parser", "load_parser", "parser_names"]
+__all__ = ["PARSERS", "PARTS", "Parser", "load_parser", "parser_names", "parser_stamp"]
 
 _SIZE = 512  # px, what both networks were trained with
 
@@ -133,7 +134,7 @@ class Parser:
 def parser_names(folders: Sequence[Path] = ()) -> list[str]:
     """What `load_parser` can be asked for; first what is there, then what it can fetch."""
     places = [Path(folder) for folder in folders] or [cache_folder()]
-    absent = {name: not any((f / kind.file).is_file() for f in places) for name, kind in _KINDS.items()}
+    absent = {name: _find(kind, places) is None for name, kind in _KINDS.items()}
     return sorted(_KINDS, key=lambda name: (absent[name], absent[name] and _KINDS[name].release is None))
 
 
@@ -182,10 +183,18 @@ def load_parser(
     return Parser(name, network if device is None else network.to(device), kind)
 
 
+def parser_stamp(name: str, folders: Sequence[Path] = ()) -> Stamp | None:
+    """What changes when the file behind one of `parser_names` does; None if it is not there."""
+    return stamp_of(_find(_KINDS[name], folders))
+
+
+def _find(kind: _Kind, places: Sequence[Path]) -> Path | None:
+    return next((folder / kind.file for folder in places if (folder / kind.file).is_file()), None)
+
+
 def _locate(kind: _Kind, places: list[Path], download: bool, progress: Callable[[int, int], None] | None) -> Path:
-    for folder in places:
-        if (folder / kind.file).is_file():
-            return folder / kind.file
+    if (path := _find(kind, places)) is not None:
+        return path
     if download and kind.release is not None:
         return fetch(kind.release, places[0], progress)
     raise PoseFRError(

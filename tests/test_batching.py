@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from posefr.batching import batches
+from posefr.errors import PoseFRError
 
 DEVICES = (torch.device("cpu"), torch.device("meta"))
 
@@ -22,6 +23,11 @@ def test_every_item_comes_once_and_in_order(count, largest, device):
 def test_a_cpu_sees_powers_of_two_alone():
     sizes = {part.stop - part.start for count in range(1, 40) for part in batches(count, 8, DEVICES[0])}
     assert sizes == {1, 2, 4, 8}
+
+
+def test_a_batch_of_none_is_refused():
+    with pytest.raises(PoseFRError, match="batch is 0"):
+        list(batches(3, 0, DEVICES[0]))
 
 
 def test_another_device_takes_as_many_at_once_as_it_may():

@@ -907,6 +907,29 @@ def test_a_file_that_changed_is_loaded_again(nodes, models, images, comfy, tmp_p
     assert marks[0] == marks[1] != marks[2]
 
 
+def test_a_detector_whose_file_changed_is_loaded_again(nodes, models, comfy, tmp_path, monkeypatch):
+    monkeypatch.setitem(comfy.folders.folder_names_and_paths, "facedetection", ([str(tmp_path)], set()))
+    path = tmp_path / "my_retinaface.safetensors"
+    models.detectors[path.name] = Detector(nodes, "mine", [])
+    marks = []
+    for content in (b"first", b"first", b"second one"):
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
+        marks.append(nodes.LoadDetector.fingerprint_inputs(detector=path.name))
+        run(nodes.LoadDetector, detector=path.name)
+    assert [name for name, _ in models.loaded] == [path.name] * 2
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_what_a_link_brings_instead_of_a_choice_is_no_reason_to_run_again(nodes):
+    for _ in range(2):
+        assert nodes.LoadRestorer.fingerprint_inputs(restorer=None) is None
+        assert nodes.LoadDetector.fingerprint_inputs(detector=None) is None
+        assert nodes.FacePartsMask.fingerprint_inputs(parser=None, crops=None) is None
+        marks = nodes.RestoreFacesInImage.fingerprint_inputs(restorer=None, detector=None, image=None)
+        assert marks == (None, None)
+
+
 # Models that other packs have loaded
 
 

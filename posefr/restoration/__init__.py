@@ -2,6 +2,6 @@
 
 from .cost import Cost, cost_of
 from .foreign import restorer_from
-from .restorer import Restorer, file_stamp, load_restorer, restorer_names
+from .restorer import Restorer, load_restorer, restorer_names, restorer_stamp
 
-__all__ = ["Cost", "Restorer", "cost_of", "file_stamp", "load_restorer", "restorer_from", "restorer_names"]
+__all__ = ["Cost", "Restorer", "cost_of", "load_restorer", "restorer_from", "restorer_names", "restorer_stamp"]

@@ -16,10 +16,11 @@ from .. import memory
 from ..batching import batches
 from ..errors import PoseFRError
 from ..layout import channels_last
+from ..stamps import Stamp, stamp_of
 from .checkpoint import FORMAT, load_network, read_metadata
 from .shards import whole_name
 
-__all__ = ["Restorer", "file_stamp", "load_restorer", "restorer_names"]
+__all__ = ["Restorer", "load_restorer", "restorer_names", "restorer_stamp"]
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 _EXTENSIONS = (".safetensors", ".pth", ".pt")
@@ -136,13 +137,9 @@ def restorer_names(folders: Sequence[Path] = ()) -> list[str]:
     return list(_files(folders))
 
 
-def file_stamp(name: str, folders: Sequence[Path] = ()) -> tuple[int, int] | None:
-    """What changes when the file behind a name does: its size in bytes and time of change; None if there is none."""
-    try:
-        status = (_files(folders).get(name) or Path(name)).stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
+def restorer_stamp(name: str, folders: Sequence[Path] = ()) -> Stamp | None:
+    """What changes when the file behind a name does; None if there is none."""
+    return stamp_of(_files(folders).get(name) or Path(name))
 
 
 def load_restorer(
