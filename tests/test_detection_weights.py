@@ -32,6 +32,11 @@ def address():
                 self.send_error(404)
                 return
             self.send_response(200)
+            if self.path == "/broken":  # in the middle of a chunk
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                self.wfile.write(b"1000\r\nhalf of it")
+                return
             self.send_header("Content-Length", str(len(CONTENT)))
             self.end_headers()
             self.wfile.write(CONTENT[: len(CONTENT) // 2] if self.path == "/short" else CONTENT)
@@ -66,6 +71,7 @@ def test_a_download_is_checked_and_reports_progress(address, tmp_path):
         ("whole", CONTENT[:-1] + b"?"),  # right size, wrong hash
         ("whole", CONTENT[:1000]),  # the server sends more
         ("short", CONTENT),
+        ("broken", CONTENT),
         ("absent", CONTENT),
     ],
 )

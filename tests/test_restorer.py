@@ -90,13 +90,16 @@ def test_bad_crops_are_refused_in_one_sentence(checkpoint):
         restorer.restore(torch.zeros(1, 64, 64, 3), fidelity=2)
 
 
-def test_names_are_bundled_first_then_the_folders_files(checkpoint, tmp_path):
+def test_names_are_bundled_first_then_the_folders_files(checkpoint, tmp_path, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "far.pth").write_bytes(b"")
+    (tmp_path / "linked").symlink_to(elsewhere, target_is_directory=True)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "other.pth").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no model")
     names = restorer_names([tmp_path, tmp_path / "absent"])
     assert names[0] == "posefr-256"
-    assert names[1:] == ["small.safetensors", "sub/other.pth"]
+    assert names[1:] == ["linked/far.pth", "small.safetensors", "sub/other.pth"]
     assert load_restorer("small.safetensors", device="cpu", folders=[tmp_path]).size == 64
     with pytest.raises(PoseFRError, match="no restorer 'absent'"):
         load_restorer("absent", folders=[tmp_path])

@@ -8,6 +8,7 @@ size, are also those that public mirrors give for Pytorch_Retinaface's mobilenet
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import sys
 import tempfile
@@ -121,7 +122,7 @@ def download(release: Release, folder: Path, progress: Callable[[int, int], None
             )
         partial.chmod(0o644)
         partial.replace(target)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise PoseFRError(f"{release.url} could not be fetched ({error}); {by_hand}.") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -119,11 +119,12 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
     for path in sorted(BUNDLED.glob("posefr-*.safetensors")):
         found.setdefault(Path(whole_name(path)).stem, path)
     for folder in folders:
-        if os.path.isdir(folder):
-            for path in sorted(folder.rglob("*")):
-                name = path.relative_to(folder).with_name(whole_name(path)).as_posix()
-                if path.suffix.lower() in _EXTENSIONS and os.path.isfile(path):
-                    found.setdefault(name, path)
+        # Unlike rglob, and as the host does it, into linked folders too.
+        inside = (Path(root, file) for root, _, files in os.walk(folder, followlinks=True) for file in files)
+        for path in sorted(inside):
+            name = path.relative_to(folder).with_name(whole_name(path)).as_posix()
+            if path.suffix.lower() in _EXTENSIONS and os.path.isfile(path):
+                found.setdefault(name, path)
     return found
 
 

@@ -189,7 +189,7 @@ class PairLoader:
             target = (value * 255 + 0.5).astype(np.uint8)
         target = np.ascontiguousarray(target)
         clean = rng.random() < self.clean
-        severity = self.severities[rng.integers(len(self.severities))]
+        severity = self.severities[int(rng.integers(len(self.severities)))]
         how = draw(rng, severity)
         if clean:
             how = replace(how, gain=(1.0, 1.0, 1.0), offset=(0.0, 0.0, 0.0), grey=False)
