@@ -893,31 +893,24 @@ def test_networks_are_kept_as_long_as_the_host_keeps_a_node(nodes, models, image
     assert len(models.loaded) == 4
 
 
-def test_a_file_that_changed_is_loaded_again(nodes, models, images, comfy, tmp_path, monkeypatch):
-    monkeypatch.setitem(comfy.folders.folder_names_and_paths, "posefr", ([str(tmp_path)], set()))
-    path = tmp_path / "mine.safetensors"
-    models.restorers[path.name] = Restorer("mine")
+@pytest.mark.parametrize(
+    ("node", "choice", "folder", "file"),
+    [
+        ("LoadRestorer", "restorer", "posefr", "mine.safetensors"),
+        ("LoadDetector", "detector", "facedetection", "my_retinaface.safetensors"),
+    ],
+)
+def test_a_file_that_changed_is_loaded_again(nodes, models, comfy, tmp_path, monkeypatch, node, choice, folder, file):
+    monkeypatch.setitem(comfy.folders.folder_names_and_paths, folder, ([str(tmp_path)], set()))
+    path, load = tmp_path / file, getattr(nodes, node)
+    models.restorers[file], models.detectors[file] = Restorer("mine"), Detector(nodes, "mine", [])
     marks = []
     for content in (b"first", b"first", b"second one"):
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)
-        marks.append(nodes.LoadRestorer.fingerprint_inputs(restorer=path.name))
-        run(nodes.LoadRestorer, restorer=path.name)
-    assert [name for name, _ in models.loaded] == [path.name] * 2
-    assert marks[0] == marks[1] != marks[2]
-
-
-def test_a_detector_whose_file_changed_is_loaded_again(nodes, models, comfy, tmp_path, monkeypatch):
-    monkeypatch.setitem(comfy.folders.folder_names_and_paths, "facedetection", ([str(tmp_path)], set()))
-    path = tmp_path / "my_retinaface.safetensors"
-    models.detectors[path.name] = Detector(nodes, "mine", [])
-    marks = []
-    for content in (b"first", b"first", b"second one"):
-        if not path.exists() or path.read_bytes() != content:
-            path.write_bytes(content)
-        marks.append(nodes.LoadDetector.fingerprint_inputs(detector=path.name))
-        run(nodes.LoadDetector, detector=path.name)
-    assert [name for name, _ in models.loaded] == [path.name] * 2
+        marks.append(load.fingerprint_inputs(**{choice: file}))
+        run(load, **{choice: file})
+    assert [name for name, _ in models.loaded] == [file] * 2
     assert marks[0] == marks[1] != marks[2]
 
 
