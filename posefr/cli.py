@@ -195,13 +195,14 @@ def _restore(args: argparse.Namespace) -> int:
     detector, restorer = _load_detector(args), _load_restorer(args)
 
     def restore(job: _Job) -> dict[str, Any]:
+        from .devices import desk_of
         from .host import with_smaller_batches
         from .pipeline import restore_report
         from .report import face_records
 
         assert job.target is not None
         picture = read_picture(job.source)
-        image = picture.image.to(_desk(args.device))
+        image = picture.image.to(desk_of(_device(args.device)))
         result, fitted = with_smaller_batches(
             lambda batch: restore_report(
                 image,
@@ -255,13 +256,17 @@ def _detect(args: argparse.Namespace) -> int:
     detector = _load_detector(args)
 
     def detect(job: _Job) -> dict[str, Any]:
+        from .devices import desk_of
         from .drawing import draw_faces
         from .report import face_records
         from .selection import select_faces
 
         picture = read_picture(job.source)
         found = detector.detect(
-            picture.image.to(_desk(args.device)), threshold=args.threshold, size=args.size, angles=args.angles
+            picture.image.to(desk_of(_device(args.device))),
+            threshold=args.threshold,
+            size=args.size,
+            angles=args.angles,
         )
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
@@ -379,12 +384,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise PoseFRError(f"The device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def _desk(name: str) -> torch.device:
-    """Where pictures are worked on beside the networks: on their device, but for Apple's, which cannot do all of it."""
-    device = _device(name)
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _folders(models: Path | None, names: Sequence[str]) -> list[Path]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..devices import desk_of
 from ..errors import PoseFRError
 from ..faces import Faces
 from ..pose import estimate_pose
@@ -189,9 +190,7 @@ class Detector:
         return self._fused
 
     def _desk(self) -> torch.device:
-        """Where all is computed but the networks: on their device, except that Apple's lacks some of what it takes."""
-        device = next(self.first_look.parameters()).device
-        return torch.device("cpu") if device.type == "mps" else device
+        return desk_of(next(self.first_look.parameters()).device)
 
 
 def detector_names(folders: Sequence[Path] = ()) -> list[str]:
