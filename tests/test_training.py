@@ -59,6 +59,18 @@ def test_degradations_are_drawn_from_the_severities_asked_for(crops):
     assert (mixed >= severe.min()).any()
 
 
+def test_favoured_photos_are_drawn_so_many_times_as_often(crops):
+    crops.files = np.array(["good/a.png", "good/b.png", "soft/a.png", "soft/b.png", "soft/c.png", "a.png"])
+    crops.scale[3] = 0.5
+    odds = crops.odds({"good/*": 4, "soft/*": 0.5})
+    np.testing.assert_allclose(odds / odds[5], [4, 4, 0.5, 0.125, 0.5, 1])
+    crops.images[:] = np.arange(6, dtype=np.uint8)[:, None, None, None]
+    loader = PairLoader(crops, batch=64, seed=0, clean=1.0, workers=1, favour={"good/a*": 1e6})
+    batch = next(iter(loader))
+    loader.close()
+    assert batch["target"].unique().tolist() == [0.0]
+
+
 def test_a_second_degradation_is_of_the_same_face_in_the_same_colours(crops):
     loader = PairLoader(crops, batch=16, seed=0, clean=0.5, workers=1, twice=True)
     batch = next(iter(loader))
@@ -110,6 +122,7 @@ def test_crops_come_from_a_manifests_landmarks_and_are_cached(tmp_path):
     kept = load_crops(tmp_path, 64, cache=tmp_path / "cache.npz")
     assert np.array_equal(kept.images, crops.images)
     assert np.array_equal(kept.landmarks, crops.landmarks)
+    assert list(kept.files) == list(crops.files) == ["a.png"]
     assert crops.landmarks[0, 0] == pytest.approx((32 - 20 * 64 / 160, 32 - 0.1 * 40 * 64 / 160))
 
 
@@ -189,6 +202,19 @@ def test_training_what_is_free_alone_leaves_fidelity_1_as_it_is(crops, tmp_path)
     assert (before[1] - after[1]).abs().max() > 1e-4
 
 
+def test_the_priors_convolutions_have_a_learning_rate_of_their_own(crops, tmp_path):
+    network = awake(PoseFRNet(SMALL))
+    start = {key: value.clone() for key, value in network.state_dict().items()}
+    # Adam's first step is as large as the rate, for every weight that has a gradient.
+    rate = Recipe(steps=1, batch=2, workers=1, learning_rate=0.05, prior_rate=8.0)
+    train(network, crops, rate, tmp_path, CPU)
+    moved = {key: (value - start[key]).abs().max().item() for key, value in network.state_dict().items()}
+    block, step = "prior.blocks.64.", moved["decoder.view.64.weight"]
+    assert step > 0
+    for name, share in (("conv.weight", 8), ("up.weight", 8), ("to_rgb.weight", 1), ("conv.bias", 1)):
+        assert moved[block + name] == pytest.approx(share * step, rel=0.05), name
+
+
 def test_a_state_without_a_discriminators_optimiser_resumes(crops, tmp_path):
     recipe = Recipe(steps=1, batch=2, workers=1, adversarial=0.01)
     path = train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
@@ -211,6 +237,9 @@ def test_a_run_of_a_network_with_other_parts_is_refused_in_one_sentence(crops, t
     [
         ({"loss": "l7"}, "one of relative, psnr; found 'l7'"),
         ({"severities": "mild, awful"}, "mild, medium, severe, training; found 'awful'"),
+        ({"favour": "ffhq"}, "patterns and positive numbers, as in .*; found 'ffhq'"),
+        ({"favour": "ffhq*=-1"}, "positive numbers"),
+        ({"favour": "ffhq*=2"}, "without the names"),
         ({"identity_weight": 0.1}, "--identity"),
         ({"latent": 0.1, "batch": 1}, "at least 2"),
     ],
@@ -218,6 +247,12 @@ def test_a_run_of_a_network_with_other_parts_is_refused_in_one_sentence(crops, t
 def test_a_recipe_that_cannot_be_followed_is_refused(crops, tmp_path, change, message):
     with pytest.raises(PoseFRError, match=message):
         train(PoseFRNet(SMALL), crops, Recipe(**change), tmp_path, CPU)
+
+
+def test_a_pattern_that_no_photo_matches_is_refused(crops, tmp_path):
+    crops.files = np.array(["a.png"] * len(crops))
+    with pytest.raises(PoseFRError, match=r"No photo's name matches 'ffhq\*'"):
+        train(PoseFRNet(SMALL), crops, Recipe(favour="ffhq*=2"), tmp_path, CPU)
 
 
 def test_losses_that_need_landmarks_say_so(crops, tmp_path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,17 @@ class FaceCrops:
         images: [N, S, S, 3] uint8 RGB, in the ffhq frame.
         scale: [N] float64, px of the photo per px of the crop; below 1 the crop was enlarged and is soft.
         landmarks: [N, 5, 2] float32, px of the crop, continuous coordinates; None when they were not kept.
+        files: [N] names of the photos in their folder, with `/` between the parts; None when they were not kept.
     """
 
     def __init__(
-        self, images: NDArray[np.uint8], scale: NDArray[np.float64], landmarks: NDArray[np.float32] | None = None
+        self,
+        images: NDArray[np.uint8],
+        scale: NDArray[np.float64],
+        landmarks: NDArray[np.float32] | None = None,
+        files: NDArray[np.str_] | None = None,
     ) -> None:
-        self.images, self.scale, self.landmarks = images, scale, landmarks
+        self.images, self.scale, self.landmarks, self.files = images, scale, landmarks, files
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,7 +52,30 @@ class FaceCrops:
     def take(self, chosen: NDArray[np.bool_]) -> FaceCrops:
         """Those faces for which the mask [N] is true."""
         points = None if self.landmarks is None else self.landmarks[chosen]
-        return FaceCrops(self.images[chosen], self.scale[chosen], points)
+        files = None if self.files is None else self.files[chosen]
+        return FaceCrops(self.images[chosen], self.scale[chosen], points, files)
+
+    def odds(self, favour: Mapping[str, float]) -> NDArray[np.float64]:
+        """How likely each face is drawn, [N], 1 together.
+
+        Sharp faces are drawn more often than those that had to be enlarged; those of photos whose name matches a
+        pattern of `favour` so many times as often.
+
+        Raises:
+            PoseFRError: a pattern that matches no photo, or names that were not kept.
+        """
+        weight = np.clip(self.scale, 0.4, 1.0) ** 2
+        for pattern, times in favour.items():
+            if self.files is None:
+                raise PoseFRError("These crops were kept without the names of their photos; make them again.")
+            chosen = np.array([fnmatchcase(file, pattern) for file in self.files])
+            if not chosen.any():
+                raise PoseFRError(
+                    f"No photo's name matches {pattern!r}, which was to be drawn {times:g} times as often."
+                )
+            weight[chosen] *= times
+        odds: NDArray[np.float64] = weight / weight.sum()
+        return odds
 
 
 def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 0) -> FaceCrops:
@@ -64,13 +93,14 @@ def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 
     """
     if cache is not None and cache.exists():
         with np.load(cache) as stored:
-            return FaceCrops(stored["images"], stored["scale"], stored.get("landmarks"))
+            if "files" in stored:  # older versions did not keep them
+                return FaceCrops(stored["images"], stored["scale"], stored["landmarks"], stored["files"])
     from ..faces import Faces  # the geometry, and the detector when it is needed
     from ..geometry import apply_transform, crop_faces
 
     manifest = folder / "manifest.csv"
     photos = _from_manifest(manifest)[: limit or None] if manifest.exists() else _from_detector(folder, limit)
-    crops, scales, points = [], [], []
+    crops, scales, points, files = [], [], [], []
     for path, landmarks in tqdm(photos, desc="cropping faces", unit="photo"):
         photo = _read_photo(path)
         if photo is None:
@@ -87,13 +117,15 @@ def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 
         crops.append((found.images * 255).round().to(torch.uint8).numpy())
         points.append(apply_transform(found.transforms, landmarks).numpy())
         scales.append(1 / torch.linalg.vector_norm(found.transforms[:, :, 0], dim=1).double().numpy())
+        files += [path.relative_to(folder).as_posix()] * len(landmarks)
     if not crops:
         raise PoseFRError(f"No photo with a face was found in {folder}; training needs at least one.")
     images, scale, marks = np.concatenate(crops), np.concatenate(scales), np.concatenate(points)
+    names = np.array(files)
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, images=images, scale=scale, landmarks=marks)
-    return FaceCrops(images, scale, marks)
+        np.savez(cache, images=images, scale=scale, landmarks=marks, files=names)
+    return FaceCrops(images, scale, marks, names)
 
 
 def _read_photo(path: Path) -> Tensor | None:
@@ -138,7 +170,7 @@ class PairLoader:
     Yields dicts of `degraded` and `target`, [B, 3, S, S] float32 in 0..1; with the crops' landmarks, `landmarks`
     [B, 5, 2] in px; with `twice`, `second`: the same faces degraded by another draw, in the same colours. A share
     `clean` of the faces are their own target; the others' degradation is drawn from one of `severities`, each as often
-    as it stands there. Sharp sources are drawn more often than those that had to be enlarged.
+    as it stands there. `favour`: how often the faces are drawn, as FaceCrops.odds has it.
     """
 
     def __init__(
@@ -150,10 +182,10 @@ class PairLoader:
         clean: float = 0.05,
         workers: int = 2,
         twice: bool = False,
+        favour: Mapping[str, float] | None = None,
     ) -> None:
         self.crops, self.batch, self.severities, self.clean, self.twice = crops, batch, severities, clean, twice
-        weight = np.clip(crops.scale, 0.4, 1.0) ** 2
-        self.probability = weight / weight.sum()
+        self.probability = crops.odds(favour or {})
         self._queue: queue.Queue[dict[str, Tensor]] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
         for worker in range(workers):

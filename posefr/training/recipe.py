@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -38,6 +39,9 @@ class Recipe(Run):
     """Codec and prior together, on pairs of degraded and clean faces."""
 
     learning_rate: float = _option(1e-3, "Adam's, warmed up, then a cosine over the budget down to a tenth")
+    prior_rate: float = _option(
+        1.0, "learning rate of the prior's convolutions over the others'; 10 for a prior that was not trained alone"
+    )
     ema: float = _option(0.998, "decay of the averaged weights, a step")
     loss: str = _option(
         "relative",
@@ -71,6 +75,11 @@ class Recipe(Run):
         f"what the degradation is drawn from, with commas between: {', '.join(SEVERITIES)}; what stands twice is drawn "
         "twice as often",
     )
+    favour: str = _option(
+        "",
+        "photos that are drawn more often or more rarely than others: patterns of their names in --faces and how many "
+        "times, with commas between, as in ffhq*=8,old/*=0.5",
+    )
     clean: float = _option(0.05, "share of faces that are their own target")
     faithful: float = _option(0.6, "share of faces at fidelity 1; the others' is drawn from 0..1")
     workers: int = _option(2, "threads that degrade faces")
@@ -79,6 +88,19 @@ class Recipe(Run):
     def severity_names(self) -> list[str]:
         """What the degradation is drawn from."""
         return [name.strip() for name in self.severities.split(",")]
+
+    @property
+    def favoured(self) -> dict[str, float]:
+        """How many times as often photos are drawn, by patterns of their names.
+
+        Raises:
+            ValueError: a part is no pattern with a positive number.
+        """
+        parts = [part.rpartition("=") for part in self.favour.split(",") if part.strip()]
+        favoured = {pattern.strip(): float(times) for pattern, _, times in parts}
+        if not all(pattern and 0 < times < math.inf for pattern, times in favoured.items()):
+            raise ValueError(self.favour)
+        return favoured
 
     @property
     def twice(self) -> bool:

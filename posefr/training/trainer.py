@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, autocast, nn
@@ -16,6 +17,7 @@ from ..layout import channels_last
 from ..restoration.checkpoint import save_network
 from ..restoration.network import PoseFRNet
 from ..restoration.shards import written_path
+from ..restoration.stylegan2 import ModulatedConv2d
 from .adversarial import Judge, same_squares
 from .data import FaceCrops, PairLoader
 from .degradation import SEVERITIES
@@ -81,6 +83,13 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
     unknown = sorted(set(recipe.severity_names) - set(SEVERITIES))
     if unknown:
         raise PoseFRError(f"The severities are some of {', '.join(SEVERITIES)}; found {', '.join(map(repr, unknown))}.")
+    try:
+        favoured = recipe.favoured
+    except ValueError:
+        raise PoseFRError(
+            f"--favour is made of patterns and positive numbers, as in 'ffhq*=8,old/*=0.5'; found {recipe.favour!r}."
+        ) from None
+    crops.odds(favoured)
     if (recipe.identity_weight > 0) != (identity is not None):
         raise PoseFRError("The identity loss needs both a network (--identity) and a weight (--identity-weight).")
     if crops.landmarks is None and (recipe.identity_weight or recipe.region):
@@ -120,7 +129,9 @@ class _Trainer:
                 parameter.requires_grad_(True)
         # Layers that the caller froze stay as they are.
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam(
+            _groups(self.network, recipe.prior_rate), lr=recipe.learning_rate, betas=(0.9, 0.99)
+        )
         self.judge: Judge | None = None
         if recipe.judged:
             size = recipe.judged_size or network.config.size
@@ -135,7 +146,9 @@ class _Trainer:
         begun, before, start = self.steps, self.seconds, time.monotonic()
         seed = [recipe.seed + begun] + ([processes.rank] if processes.rank else [])
         severities = [SEVERITIES[name] for name in recipe.severity_names]
-        loader = PairLoader(self.crops, recipe.batch, seed, severities, recipe.clean, recipe.workers, recipe.twice)
+        loader = PairLoader(
+            self.crops, recipe.batch, seed, severities, recipe.clean, recipe.workers, recipe.twice, recipe.favoured
+        )
         try:
             for batch in loader:
                 share = (time.monotonic() - start) / (recipe.minutes * 60)
@@ -185,7 +198,7 @@ class _Trainer:
         """One step at a learning rate; `steps` done before it in this run. Returns the losses."""
         total, losses = self._losses(batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.processes.average_gradients(self.parameters)
@@ -290,7 +303,9 @@ class _Trainer:
         state = torch.load(path, map_location=self.processes.device, weights_only=True)
         if state["size"] != self.network.config.size:
             return
-        if state["network"].keys() != self.network.state_dict().keys():
+        if state["network"].keys() != self.network.state_dict().keys() or len(
+            state["optimizer"]["param_groups"]
+        ) != len(self.optimizer.param_groups):
             raise PoseFRError(
                 f"{path} is of a network with other parts, from another version; start in another folder, from its "
                 "weights (--weights)."
@@ -303,6 +318,24 @@ class _Trainer:
             self.judge.load_state_dict(state["judge"])
             if "judge_optimizer" in state:
                 self.judge.optimizer.load_state_dict(state["judge_optimizer"])
+
+
+def _groups(network: PoseFRNet, prior_rate: float) -> list[dict[str, Any]]:
+    """What is trained, in groups for Adam, each with the `share` of the learning rate that it gets.
+
+    Adam's steps are as large for every weight. The prior's convolutions are stored at unit variance and scaled in use
+    (ModulatedConv2d), the others at the variance of their use, 1 / inputs or less. So at one rate the prior's change
+    ten to twenty times more slowly.
+    """
+    unit = {
+        layer.weight for layer in network.prior.modules() if isinstance(layer, ModulatedConv2d) and layer.demodulate
+    }
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p not in unit], "share": 1.0},
+        {"params": [p for p in trained if p in unit], "share": prior_rate},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _relative_weight(degraded: Tensor, target: Tensor) -> Tensor:
