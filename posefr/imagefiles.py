@@ -7,11 +7,12 @@ encodes 16-bit PNG; 16-bit TIFF is encoded here, because OpenCV's carries no alp
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["SUFFIXES", "Picture", "atomic_file", "read_picture", "write_picture"]
+__all__ = ["SUFFIXES", "Picture", "atomic_file", "picture_files", "read_picture", "readable", "write_picture"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -134,6 +135,23 @@ def read_picture(path: Path) -> Picture:
         raise PoseFRError(
             f"{path} is not an image that can be read ({reason}); expected a whole png, jpg, webp, bmp or tiff file."
         ) from error
+
+
+def picture_files(folder: Path, nested: bool = False) -> list[Path]:
+    """The picture files of a folder, sorted, with `nested` those of its sub-folders too; hidden ones are left out."""
+    found = folder.rglob("*") if nested else folder.glob("*")
+    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:
+    """Each path with its picture's colour, float32 [1, H, W, 3] in 0..1; what cannot be read is logged and left out."""
+    for path in paths:
+        try:
+            picture = read_picture(path)
+        except PoseFRError as error:
+            logging.getLogger(__name__).warning("left out: %s", error)
+            continue
+        yield path, picture.image
 
 
 def _decode(data: bytes, name: str) -> Picture:

@@ -80,6 +80,28 @@ def test_restorers_are_compared_and_clean_faces_get_rows_of_their_own(tmp_path, 
     assert cv2.imread(str(sheet)).shape[1] == 160 * (3 * 4 + 1)
 
 
+def test_restorers_of_one_name_have_rows_of_their_own_and_bad_input_is_told(tmp_path, detector, capsys):
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    cv2.imwrite(str(faces / "a.jpeg"), picture(0))
+    (faces / "manifest.csv").write_text("file\na.jpeg\n")
+    (faces / "._a.jpeg").write_bytes(b"hidden")
+    weights = [tmp_path / name / "network.safetensors" for name in ("first", "second")]
+    for path, network in zip(weights, (PoseFRNet(SMALL), awake(PoseFRNet(SMALL))), strict=True):
+        path.parent.mkdir()
+        save_network(network, path, {})
+    options = ["restore", "--faces", str(faces), "--size", "64", "--reference", str(tmp_path)]
+    options += [part for path in weights for part in ("--restorer", str(path))]
+    assert main([*options, "--fidelity", "1", "--csv", str(tmp_path / "rows.csv")]) == 0
+    with (tmp_path / "rows.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["method"].endswith("f=1")]
+    assert {row["method"] for row in rows} == {f"{path} f=1" for path in weights}
+    assert len(rows) == 2 * 4, "three severities and the clean face"
+    capsys.readouterr()
+    assert main([*options, "--fidelity", "2"]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
 def test_photos_without_a_truth_are_measured_against_themselves(tmp_path, detector, capsys):
     for group in ("aligned_lq", "whole_lq"):
         (tmp_path / group).mkdir()

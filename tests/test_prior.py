@@ -114,6 +114,17 @@ def test_what_does_not_fit_is_told(prior):
     assert take_prior(PoseFRNet(SMALL), prior) == []
 
 
+def test_a_network_that_has_grown_takes_the_new_scales_alone(prior):
+    network = PoseFRNet(SMALL)
+    trained = {key: value.clone() for key, value in network.state_dict().items()}
+    assert take_prior(network, prior, smallest=32) == []
+    for size, taken in ((16, False), (32, True), (64, True)):
+        own, source = network.prior.block(size).up.weight, prior.synthesis.block(size).up.weight
+        assert torch.equal(own, source) == taken
+        assert torch.equal(own, trained[f"prior.blocks.{size}.up.weight"]) != taken
+    assert torch.equal(network.mean_latent, trained["mean_latent"])
+
+
 def test_a_prior_grows(prior):
     larger = grown(prior, Prior(PriorConfig.of(SMALL.at(128))))
     z = torch.randn(1, 16)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from fakes import FakeDetector
 from networks import SMALL, awake
 
 from posefr.errors import PoseFRError
@@ -24,6 +26,13 @@ from posefr.training.start import start_network
 from posefr.training.trainer import train
 
 CPU = Processes(torch.device("cpu"))
+
+
+@pytest.fixture
+def detector(monkeypatch) -> FakeDetector:
+    fake = FakeDetector()
+    monkeypatch.setattr("posefr.detection.load_detector", lambda name: fake)
+    return fake
 
 
 @pytest.fixture
@@ -126,6 +135,32 @@ def test_crops_come_from_a_manifests_landmarks_and_are_cached(tmp_path):
     assert crops.landmarks[0, 0] == pytest.approx((32 - 20 * 64 / 160, 32 - 0.1 * 40 * 64 / 160))
 
 
+def test_kept_crops_of_another_folder_or_damaged_ones_are_refused(crops, tmp_path):
+    cache = tmp_path / "cache.npz"
+    np.savez(cache, images=crops.images, scale=crops.scale, folder=str(tmp_path / "old"))
+    with pytest.raises(PoseFRError, match=r"cache\.npz holds the faces of .*old, not those of"):
+        load_crops(tmp_path / "new", 64, cache)
+    assert len(load_crops(tmp_path / "old", 64, cache)) == 6
+    cache.write_bytes(cache.read_bytes()[:3000])
+    with pytest.raises(PoseFRError, match=r"cannot be read .*; delete it"):
+        load_crops(tmp_path / "old", 64, cache)
+
+
+def test_a_manifest_may_be_of_other_columns_and_tells_its_bad_lines(tmp_path, detector):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((128, 128, 3), np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("file,yaw\na.png,3\n")
+    assert len(load_crops(tmp_path, 64)) == 2, "the detector finds them"
+    points = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+    header = ",".join(["file", *(f"{point}_{axis}" for point in points for axis in "xy")])
+    manifest.write_text(header + "\na.png,50,50,70,50,60,60,53,70,67,70\na.png,50,50\n", encoding="utf-8-sig")
+    with pytest.raises(PoseFRError, match=r"manifest\.csv, line 3: the landmarks of a\.png are not ten numbers"):
+        load_crops(tmp_path, 64)
+    manifest.write_text(header + "\n" + "a.png,50,50,70,50,60,60,53,70,67,70\n" * 2, encoding="utf-8-sig")
+    assert list(load_crops(tmp_path, 64).files) == ["a.png", "a.png"]
+
+
 def test_a_folder_without_faces_is_refused(tmp_path):
     with pytest.raises(PoseFRError, match="No photo with a face"):
         load_crops(tmp_path, 64)
@@ -167,7 +202,8 @@ def test_every_loss_has_its_weight_and_its_line(crops, tmp_path):
 def test_each_loss_moves_the_network(crops, tmp_path, name):
     network = awake(PoseFRNet(SMALL))
     start = {key: value.clone() for key, value in network.state_dict().items()}
-    nothing = Recipe(steps=1, batch=2, workers=1, pixel=0.0, pyramid=1e-30, faithful=0.0)
+    nothing = Recipe(steps=1, batch=2, workers=1, pixel=0.0, pyramid=1e-30, detail=0.0, structure=0.0, grid=0.0,
+                     faithful=0.0)  # fmt: skip
     train(network, crops, nothing, tmp_path / "nothing", CPU)
     still = max((value - start[key]).abs().max() for key, value in network.state_dict().items())
     train(network, crops, replace(nothing, **{name: 1.0}), tmp_path / name, CPU)
@@ -232,6 +268,50 @@ def test_a_run_of_a_network_with_other_parts_is_refused_in_one_sentence(crops, t
         train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
 
 
+def test_a_run_does_not_go_on_with_other_parts_or_rates(crops, tmp_path):
+    recipe = Recipe(steps=1, batch=2, workers=1)
+    train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
+    for change in ({"free_only": True}, {"prior_rate": 10.0}):
+        with pytest.raises(PoseFRError, match=r"trained other parts, or some of them at another rate"):
+            train(PoseFRNet(SMALL), crops, replace(recipe, **change), tmp_path, CPU)
+
+
+def test_the_average_goes_on_where_a_run_stopped(crops, tmp_path):
+    recipe = Recipe(steps=40, batch=2, workers=1, learning_rate=0.01)
+    path = train(awake(PoseFRNet(SMALL)), crops, recipe, tmp_path, CPU, note="first")
+
+    def averaged_and_raw() -> tuple[torch.Tensor, torch.Tensor]:
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+        return tuple(state[name]["encoder.mix.weight"] for name in ("averaged", "network"))
+
+    before, _ = averaged_and_raw()
+    train(PoseFRNet(SMALL), crops, replace(recipe, steps=1), tmp_path, CPU, note="second")
+    after, raw = averaged_and_raw()
+    torch.testing.assert_close(after - before, (raw - before) * (1 - 41 / 50), rtol=1e-3, atol=1e-6)
+    assert load_network(path)[1]["note"] == "first, second"
+
+
+def test_what_is_stopped_by_hand_goes_on_later(crops, tmp_path, monkeypatch):
+    taken = []
+
+    def stopped(self: PairLoader) -> Iterator[dict[str, torch.Tensor]]:
+        for _ in range(2):
+            taken.append(self._queue.get())
+            yield taken[-1]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PairLoader, "__iter__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(PoseFRNet(SMALL), crops, Recipe(batch=2, workers=1), tmp_path, CPU)
+    assert load_network(tmp_path / "network.safetensors")[1]["steps"] == 2
+
+
+def test_an_error_while_faces_are_degraded_is_raised_and_not_waited_for(crops):
+    crops.images = crops.images[:0]  # the odds still are those of six
+    with pytest.raises(ValueError, match="positive integer"):
+        next(iter(PairLoader(crops, batch=2, seed=0, workers=2)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -242,6 +322,11 @@ def test_a_run_of_a_network_with_other_parts_is_refused_in_one_sentence(crops, t
         ({"favour": "ffhq*=2"}, "without the names"),
         ({"identity_weight": 0.1}, "--identity"),
         ({"latent": 0.1, "batch": 1}, "at least 2"),
+        ({"workers": 0}, "--workers must be at least 1; found 0"),
+        ({"sample_every": 0}, "--sample-every must be at least 1"),
+        ({"minutes": 0.0}, "--minutes must be more than 0"),
+        ({"judged_size": 128}, "at most the faces' 64 px"),
+        ({"free_only": True, "faithful": 1.0}, "--faithful must be less than 1"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(crops, tmp_path, change, message):
@@ -329,10 +414,14 @@ def test_the_command_trains_at_rising_sizes_and_goes_on_where_it_stopped(crops, 
 
 
 def test_a_card_counts_the_licences_of_a_manifest(tmp_path):
-    (tmp_path / "manifest.csv").write_text("file,source,licence\na,x,CC0\nb,x,CC0\nc,y,MIT\n")
+    (tmp_path / "manifest.csv").write_text("file,source,licence\na,x,CC0\nb,x,CC0\nc,y,MIT\nd\n")
     provenance = {"recipe": asdict(Recipe(bf16=True)), "steps": 3, "images": 24, "minutes": 0.5, "note": "a test"}
-    card = write_card(tmp_path / "own.safetensors", tmp_path, 3, provenance, tmp_path / "absent.jsonl").read_text()
-    assert "- x: 2, licence CC0\n- y: 1, licence MIT" in card
+    weights = tmp_path / "own-00001-of-00002.safetensors"
+    path = write_card(weights, tmp_path, 3, provenance, tmp_path / "absent.jsonl", ["posefr-256.safetensors"])
+    assert path.name == "own.md"
+    card = path.read_text()
+    assert "Training started from posefr-256.safetensors; what its licence asks for holds here too." in card
+    assert "- photos: 1, licence not told\n- x: 2, licence CC0\n- y: 1, licence MIT" in card
     assert "`--bf16`" in card
     assert "3 steps of 8 faces, 24 in all, in 0.5 minutes" in card
     assert "Note: a test." in card
@@ -344,3 +433,18 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
     np.savez(tmp_path / "faces-100.npz", images=np.zeros((1, 100, 100, 3), np.uint8), scale=np.ones(1))
     assert main(["--faces", str(tmp_path), "--out", str(tmp_path), "--size", "100"]) == 1
     assert "power of two" in capsys.readouterr().err
+
+
+def test_a_run_of_another_size_is_not_written_over(crops, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(CONFIGURATIONS, "posefr-256", SMALL)
+    path = train(PoseFRNet(SMALL), crops, Recipe(steps=1, batch=2, workers=1), tmp_path, CPU)
+    kept = path.read_bytes()
+    for sizes in ("128", "128,256"):
+        assert main(["--faces", str(tmp_path), "--out", str(tmp_path), "--size", sizes]) == 1
+        assert "holds a run for 64 px" in capsys.readouterr().err
+    assert path.read_bytes() == kept
+    other = tmp_path / "other"
+    options = ["--faces", str(tmp_path), "--out", str(other), "--size", "128", "--weights", str(path)]
+    monkeypatch.setitem(CONFIGURATIONS, "posefr-256", replace(SMALL, size=128))
+    assert main(options) == 1
+    assert "error: No photo with a face" in capsys.readouterr().err

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
+from ..errors import PoseFRError
 from . import detector, photos, pose, restore, video
 
 _COMMANDS = {"restore": restore, "photos": photos, "video": video, "detector": detector, "pose": pose}
@@ -19,7 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
-    status: int = args.run(args)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        status: int = args.run(args)
+    except PoseFRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return status
 
 

@@ -7,7 +7,6 @@ it has than the input (energy in the upper half of the frequency band, as a rati
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from ..detection import Detector, load_detector
 from ..errors import PoseFRError
 from ..geometry import apply_transform, crop_faces
+from ..imagefiles import picture_files, readable
 from .metrics import Identity, detail_ratio, grid_share
 from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, write_csv
 
@@ -29,7 +29,6 @@ __all__ = ["Face", "add_arguments", "find_faces", "measure", "run"]
 Image = NDArray[np.uint8]
 _SETS = ("aligned_lq", "whole_lq", "diffusion_small_faces")
 _ALIGNED = "aligned_lq"  # its pictures are faces in the ffhq frame already
-_SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 _FIGURES = ("identity", "detail", "colour", "grid")
 _LEAST = 0.7  # detection score; what is less sure may be no face
 _CELL = 192  # px
@@ -73,27 +72,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restore, measure and print; returns the exit status."""
-    try:
-        detector = load_detector(args.detector)
-        restorers = chosen_restorers(args)
-        faces = []
-        for group in args.set or [name for name in _SETS if (args.photos / name).is_dir()] or ["."]:
-            found = sorted(find_faces(args.photos / group, args.size, detector), key=lambda face: -face.side)
-            faces += found[: args.limit or None]
-        if not faces:
-            raise PoseFRError(f"No face was found in {args.photos}; name another folder with --photos.")
-    except PoseFRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    detector = load_detector(args.detector)
+    restorers = chosen_restorers(args)
+    faces = []
+    for group in args.set or [name for name in _SETS if (args.photos / name).is_dir()] or ["."]:
+        found = sorted(find_faces(args.photos / group, args.size, detector), key=lambda face: -face.side)
+        faces += found[: args.limit or None]
+    if not faces:
+        raise PoseFRError(f"No face was found in {args.photos}; name another folder with --photos.")
     network = args.reference / "mobilefacenet.onnx"
     identity = Identity(network) if network.exists() else None
     if identity is None:
         print(f"No identity network at {network}: the identity column stays empty.")
     rows: list[Row] = []
     columns: dict[str, list[Image]] = {"input": [face.image for face in faces]}
-    for restorer in restorers:
+    for name, restorer in restorers.items():
         for fidelity in args.fidelity or (1.0, 0.0):
-            method = f"{Path(restorer.name).stem} f={fidelity:g}"
+            method = f"{name} f={fidelity:g}"
             columns[method] = []
             for face in tqdm(faces, desc=method, unit="face"):
                 picture = apply(restorer, fidelity, face.image)
@@ -110,17 +105,13 @@ def run(args: argparse.Namespace) -> int:
 
 def find_faces(folder: Path, size: int, detector: Detector) -> Iterator[Face]:
     """The faces of a folder of photos, as crops of `size` px in the ffhq frame."""
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES):
-        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-        if stored is None:
-            continue
-        photo = np.ascontiguousarray(stored[..., ::-1])
+    for path, tensor in readable(picture_files(folder, nested=True)):
+        photo = (tensor[0] * 255).round().to(torch.uint8).numpy()
         if folder.name == _ALIGNED:
             shrinks = photo.shape[0] > size
             image = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
             yield Face(folder.name, path.name, image, largest_face(image, detector), float(photo.shape[0]))
             continue
-        tensor = torch.from_numpy(photo.astype(np.float32) / 255)[None]
         faces = detector.detect(tensor, threshold=_LEAST, size=1280)
         if not len(faces):
             continue

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from ..detection import Detector, load_detector
 from ..errors import PoseFRError
+from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..training.degradation import SEVERITIES, Degradation, degrade, draw
 from .metrics import Identity, detail_ratio, grid_share, landmark_error, psnr, ssim
@@ -74,39 +74,44 @@ def add_restorer_arguments(parser: argparse.ArgumentParser, shared: Path) -> Non
     add("--sheet", type=Path, help="write a contact sheet, PNG")
 
 
-def chosen_restorers(args: argparse.Namespace) -> list[Restorer]:
-    """The restorers asked for, or all that are bundled or lie in the models folders.
+def chosen_restorers(args: argparse.Namespace) -> dict[str, Restorer]:
+    """The restorers asked for, or all that are bundled or lie in the models folders, by what the tables call them.
 
+    That is the file's name without its folder, unless two have the same: each run's weights are `network.safetensors`.
     A file in a models folder that holds no restorer is named and left out.
     """
     if args.restorer:
-        return [load_restorer(name, folders=args.models) for name in args.restorer]
+        return _named([load_restorer(name, folders=args.models) for name in dict.fromkeys(args.restorer)])
     restorers = []
     for name in restorer_names(args.models):
         try:
             restorers.append(load_restorer(name, folders=args.models))
         except PoseFRError as error:
             print(f"left out: {error}")
-    return restorers
+    return _named(restorers)
+
+
+def _named(restorers: Sequence[Restorer]) -> dict[str, Restorer]:
+    stems = [Path(restorer.name).stem for restorer in restorers]
+    return {
+        stem if stems.count(stem) == 1 else restorer.name: restorer
+        for stem, restorer in zip(stems, restorers, strict=True)
+    }
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
-    try:
-        detector = load_detector(args.detector)
-        cases = _cases(args.faces, args.size, args.limit, detector)
-        restorers = chosen_restorers(args)
-    except PoseFRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    detector = load_detector(args.detector)
+    cases = _cases(args.faces, args.size, args.limit, detector)
+    restorers = chosen_restorers(args)
     methods: dict[str, Method] = {
         "degraded (bicubic)": _bicubic,
         "Lanczos": lambda case: degrade(case.truth, case.how, cv2.INTER_LANCZOS4),
         "denoise + unsharp": _denoise_and_sharpen,
     }
-    for restorer in restorers:
+    for name, restorer in restorers.items():
         for fidelity in args.fidelity or (1.0, 0.0):
-            methods[f"{Path(restorer.name).stem} f={fidelity:g}"] = partial(_restore, restorer, fidelity)
+            methods[f"{name} f={fidelity:g}"] = partial(_restore, restorer, fidelity)
     network = args.reference / "mobilefacenet.onnx"
     identity = Identity(network) if network.exists() else None
     if identity is None:
@@ -139,24 +144,26 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _cases(folder: Path, size: int, limit: int, detector: Detector) -> list[Case]:
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in (".webp", ".png", ".jpg"))
-    if not paths:
-        raise PoseFRError(f"There are no face pictures in {folder}; name another folder with --faces.")
+    paths = picture_files(folder)
     yaws = {}
     manifest = folder / "manifest.csv"
     if manifest.exists():
-        with manifest.open(newline="") as lines:
-            yaws = {row["file"]: float(row["yaw"]) for row in csv.DictReader(lines)}
+        with manifest.open(newline="", encoding="utf-8-sig") as lines:
+            yaws = {
+                row["file"]: float(row["yaw"]) for row in csv.DictReader(lines) if row.get("file") and row.get("yaw")
+            }
     cases = []
-    for path in paths[: limit or None]:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        truth = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
+    for path, photo in readable(paths[: limit or None]):
+        image = (photo[0] * 255).round().to(torch.uint8).numpy()
+        truth = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
         landmarks = largest_face(truth, detector)
         for severity in _LEVELS:
             # The seed is the face's name and the severity, so that a face keeps its degradation in any selection.
             rng = np.random.default_rng(zlib.crc32(f"{path.name} {severity}".encode()))
             how = draw(rng, SEVERITIES[severity])
             cases.append(Case(path.name, severity, yaws.get(path.name, 0.0), truth, how, landmarks))
+    if not cases:
+        raise PoseFRError(f"There are no face pictures in {folder}; name another folder with --faces.")
     return cases
 
 
@@ -189,17 +196,17 @@ def apply(restorer: Restorer, fidelity: float, image: Image) -> Image:
     return cv2.resize(restored, (size, size), interpolation=cv2.INTER_AREA if len(restored) > size else cv2.INTER_CUBIC)
 
 
-def _clean_rows(restorers: Sequence[Restorer], cases: Sequence[Case], identity: Identity | None) -> list[Row]:
+def _clean_rows(restorers: Mapping[str, Restorer], cases: Sequence[Case], identity: Identity | None) -> list[Row]:
     """Faces as they are through fidelity 1: what a restorer does to a face that needs nothing."""
     rows: list[Row] = []
     for case in (case for case in cases if case.severity == _LEVELS[0]):
-        for restorer in restorers:
+        for name, restorer in restorers.items():
             picture = apply(restorer, 1.0, case.truth)
             same = float("nan")
             if identity is not None and case.landmarks is not None:
                 same = float(identity.embed(picture, case.landmarks) @ identity.embed(case.truth, case.landmarks))
             rows.append({
-                "face": case.name, "severity": _CLEAN, "yaw": case.yaw, "method": f"{Path(restorer.name).stem} f=1",
+                "face": case.name, "severity": _CLEAN, "yaw": case.yaw, "method": f"{name} f=1",
                 "psnr": psnr(picture, case.truth), "ssim": ssim(picture, case.truth), "identity": same,
                 "landmarks": float("nan"), "detail": detail_ratio(picture, case.truth), "grid": grid_share(picture),
             })  # fmt: skip

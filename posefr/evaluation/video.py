@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +15,7 @@ from ..detection import Detector, load_detector
 from ..errors import PoseFRError
 from ..faces import Faces
 from ..geometry import apply_transform, crop_faces, invert_similarity, sample_crops
+from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..steadying import steady_restored
 from ..tracking import smooth_faces, track_faces
@@ -55,16 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
-    paths = sorted(p for p in args.faces.glob("*") if p.suffix.lower() in (".webp", ".png", ".jpg"))
-    try:
-        if not paths:
-            raise PoseFRError(f"There are no pictures in {args.faces}; name another folder with --faces.")
-        detector = load_detector(args.detector)
-        restorers = [load_restorer(name) for name in args.restorer or restorer_names()]
-        clips = [_clip(path, args.frames, args.noise, seed) for seed, path in enumerate(paths[: args.limit or None])]
-    except PoseFRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    photos = list(readable(picture_files(args.faces)[: args.limit or None]))
+    if not photos:
+        raise PoseFRError(f"There are no pictures in {args.faces}; name another folder with --faces.")
+    detector = load_detector(args.detector)
+    restorers = [load_restorer(name) for name in args.restorer or restorer_names()]
+    clips = [_clip(path.name, photo, args.frames, args.noise, seed) for seed, (path, photo) in enumerate(photos)]
     for restorer in restorers:
         figures = [
             row for clip in tqdm(clips, unit="clip") if (row := _measure(clip, detector, restorer, args.fidelity))
@@ -87,11 +81,7 @@ _DRIFTS = ("the detections", "those without noise")
 _ROWS = {"jitter of the crop's corners": "px", "temporal difference": "1/255", "error": "1/255"}
 
 
-def _clip(path: Path, count: int, noise: float, seed: int) -> Clip:
-    picture: Any = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise PoseFRError(f"{path} cannot be read as a picture.")
-    photo = torch.from_numpy(picture[..., ::-1].copy()).float()[None] / 255
+def _clip(name: str, photo: Tensor, count: int, noise: float, seed: int) -> Clip:
     side = max(photo.shape[1:3])
     time = torch.linspace(0, 1, count)
     scale = _SCALE * 512 / side * _ZOOM**time
@@ -101,7 +91,7 @@ def _clip(path: Path, count: int, noise: float, seed: int) -> Clip:
     motion = torch.cat([torch.eye(2) * scale[:, None, None], shift[:, :, None]], dim=2)
     truth = sample_crops(photo, torch.zeros(count, dtype=torch.int64), motion, _SIZE)
     generator = torch.Generator().manual_seed(seed)
-    return Clip(path.name, truth, (truth + noise * torch.randn(truth.shape, generator=generator)).clamp(0, 1), motion)
+    return Clip(name, truth, (truth + noise * torch.randn(truth.shape, generator=generator)).clamp(0, 1), motion)
 
 
 def _measure(clip: Clip, detector: Detector, restorer: Restorer, fidelity: float) -> dict[str, float] | None:

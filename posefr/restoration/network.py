@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Linear
 
+from ..errors import PoseFRError
 from .codec import Decoder, Encoder, filtered, image_pyramid
 from .stylegan2 import Synthesis, fir_upsample, seeded_noise
 
@@ -55,14 +56,14 @@ class PoseFRConfig:
 
     def __post_init__(self) -> None:
         if self.size < 64 or self.size & (self.size - 1):
-            raise ValueError(f"A PoseFRNet's size is a power of two from 64 up; found {self.size}.")
+            raise PoseFRError(f"A PoseFRNet's size is a power of two from 64 up; found {self.size}.")
         for name in ("prior", "decoder", "blocks"):
             # JSON has no integer keys; a checkpoint's configuration comes back with strings.
             object.__setattr__(self, name, {int(k): int(v) for k, v in getattr(self, name).items()})
         missing = [s for s in self.sizes if s not in self.prior or s not in self.decoder]
         missing += [s for s in self.sizes if s * 4 <= self.size and s not in self.blocks]
         if missing:
-            raise ValueError(f"The configuration for {self.size} px has no width or blocks for the scales {missing}.")
+            raise PoseFRError(f"The configuration for {self.size} px has no width or blocks for the scales {missing}.")
 
     @property
     def sizes(self) -> list[int]:

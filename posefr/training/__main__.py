@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PoseFRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        return 130
     return status
 
 

@@ -216,10 +216,13 @@ def _train(
     recipe = replace(recipe, steps=max(1, args.images // faces))
     folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
     path = folder / "network.safetensors"
-    if not path.exists() or json.loads(read_metadata(path)["provenance"])["recipe"] != asdict(recipe):
+    start = args.prior.name if variant.pretrained else "random weights"
+    note = f"{len(crops)} faces of {args.faces.resolve().name}, {args.size} px, from {start}"
+    done = json.loads(read_metadata(path)["provenance"]) if path.exists() else {}
+    if done.get("recipe") != asdict(recipe) or done.get("note") != note:
         print(f"{name}, seed {seed}: {recipe.steps} steps of {faces} faces", flush=True)
         (folder / "state.pt").unlink(missing_ok=True)
-        path = train(network, crops, recipe, folder, processes)
+        path = train(network, crops, recipe, folder, processes, note)
     network.load_state_dict({key: value.float() for key, value in read_tensors(path).items()})
     return network
 

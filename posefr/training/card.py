@@ -12,34 +12,40 @@ from typing import Any
 
 import torch
 
+from ..restoration.shards import whole_name
 from .journal import read_log
 from .recipe import Recipe
 
 __all__ = ["write_card"]
 
 
-def write_card(weights: Path, folder: Path, faces: int, provenance: Mapping[str, Any], log: Path) -> Path:
+def write_card(
+    weights: Path, folder: Path, faces: int, provenance: Mapping[str, Any], log: Path, started: Sequence[str] = ()
+) -> Path:
     """Write the card of weights that were just trained.
 
     Args:
         weights: what was written; the card lies beside it as NAME.md. folder: of the photos. faces: cut out of them.
-        provenance: as in the checkpoint. log: the run's.
+        provenance: as in the checkpoint. log: the run's. started: names of the weights that it started from.
     """
+    name = whole_name(weights)
+    faces_a_step = provenance["images"] // max(1, provenance["steps"])
     recipe = provenance["recipe"]
     changed = {name: value for name, value in recipe.items() if value != getattr(Recipe(), name)}
     options = " ".join(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
                        for name, value in changed.items())  # fmt: skip
     lines = [
-        f"# {weights.name}",
+        f"# {name}",
         "",
         "## Data",
         f"{faces:,} faces of the folder {folder.resolve().name}.",
         *_licences(folder / "manifest.csv"),
+        *(f"Training started from {start}; what its licence asks for holds here too." for start in started),
         "",
         "## Recipe",
         f"`python -m posefr.training`, options other than the defaults: `{options or 'none'}`",
         "",
-        f"{provenance['steps']:,} steps of {recipe['batch']} faces, {provenance['images']:,} in all, in "
+        f"{provenance['steps']:,} steps of {faces_a_step:,} faces, {provenance['images']:,} in all, in "
         f"{provenance['minutes']:g} minutes, on {_machine()}.",
         *([f"Note: {provenance['note']}."] if provenance["note"] else []),
         *_progress(read_log(log)),
@@ -47,9 +53,9 @@ def write_card(weights: Path, folder: Path, faces: int, provenance: Mapping[str,
         "## Figures",
         "Measure on faces that are in none of the above:",
         "",
-        f"    python -m posefr.evaluation restore --faces FACES --restorer {weights.name}",
+        f"    python -m posefr.evaluation restore --faces FACES --restorer {name}",
     ]
-    card = weights.with_suffix(".md")
+    card = weights.with_name(name).with_suffix(".md")
     card.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return card
 
@@ -58,8 +64,8 @@ def _licences(manifest: Path) -> list[str]:
     """How many faces are under which licence, where a manifest tells."""
     if not manifest.exists():
         return ["Their licence is not known to this run; weights may not be used for more than it allows."]
-    with manifest.open(newline="", encoding="utf-8") as lines:
-        counts = Counter((row.get("source", ""), row.get("licence", "")) for row in csv.DictReader(lines))
+    with manifest.open(newline="", encoding="utf-8-sig") as lines:
+        counts = Counter((row.get("source") or "", row.get("licence") or "") for row in csv.DictReader(lines))
     return [f"- {source or 'photos'}: {count:,}, licence {licence or 'not told'}" for (source, licence), count
             in sorted(counts.items())]  # fmt: skip
 

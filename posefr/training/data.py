@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import csv
+import logging
+import os
 import queue
 import threading
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import PoseFRError
+from ..errors import PoseFRError, brief
+from ..imagefiles import atomic_file, picture_files, readable
 from .degradation import SEVERITIES, Severity, degrade, draw, recolour
 
 __all__ = ["FaceCrops", "PairLoader", "load_crops"]
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
 
@@ -89,22 +91,18 @@ def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 
         limit: how many photos with a face to use; 0 for all.
 
     Raises:
-        PoseFRError: the folder has no photo with a face.
+        PoseFRError: the folder has no photo with a face, its manifest cannot be understood, or the cache is damaged or
+            of another folder.
     """
     if cache is not None and cache.exists():
-        with np.load(cache) as stored:
-            if "files" in stored:  # older versions did not keep them
-                return FaceCrops(stored["images"], stored["scale"], stored["landmarks"], stored["files"])
+        return _kept(cache, folder)
     from ..faces import Faces  # the geometry, and the detector when it is needed
     from ..geometry import apply_transform, crop_faces
 
-    manifest = folder / "manifest.csv"
-    photos = _from_manifest(manifest)[: limit or None] if manifest.exists() else _from_detector(folder, limit)
+    landmarks_of = _from_manifest(folder / "manifest.csv")
+    photos = _from_detector(folder, limit) if landmarks_of is None else _with_landmarks(landmarks_of, limit)
     crops, scales, points, files = [], [], [], []
-    for path, landmarks in tqdm(photos, desc="cropping faces", unit="photo"):
-        photo = _read_photo(path)
-        if photo is None:
-            continue
+    for path, photo, landmarks in photos:
         faces = Faces.make(
             frame=torch.zeros(len(landmarks)),
             box=torch.zeros(len(landmarks), 4),
@@ -117,51 +115,76 @@ def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 
         crops.append((found.images * 255).round().to(torch.uint8).numpy())
         points.append(apply_transform(found.transforms, landmarks).numpy())
         scales.append(1 / torch.linalg.vector_norm(found.transforms[:, :, 0], dim=1).double().numpy())
-        files += [path.relative_to(folder).as_posix()] * len(landmarks)
+        files += [os.path.relpath(path, folder).replace(os.sep, "/")] * len(landmarks)
     if not crops:
         raise PoseFRError(f"No photo with a face was found in {folder}; training needs at least one.")
     images, scale, marks = np.concatenate(crops), np.concatenate(scales), np.concatenate(points)
     names = np.array(files)
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, images=images, scale=scale, landmarks=marks, files=names)
+        with atomic_file(cache) as file:
+            np.savez(file, images=images, scale=scale, landmarks=marks, files=names, folder=str(folder.resolve()))
     return FaceCrops(images, scale, marks, names)
 
 
-def _read_photo(path: Path) -> Tensor | None:
-    """[1, H, W, 3] float32 RGB in 0..1, or None for a file that cannot be read."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    return None if image is None else torch.from_numpy(image[..., ::-1].astype(np.float32) / 255)[None]
-
-
-def _from_manifest(manifest: Path) -> list[tuple[Path, Tensor]]:
-    with manifest.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return [
-        (
-            manifest.parent / row["file"],
-            torch.tensor([[[float(row[f"{point}_x"]), float(row[f"{point}_y"])] for point in _POINTS]]),
+def _kept(cache: Path, folder: Path) -> FaceCrops:
+    """The crops of a cache; those of older versions have no names, the first ones no landmarks either."""
+    try:
+        with np.load(cache) as stored:
+            kept = dict(stored)
+        crops = FaceCrops(kept["images"], kept["scale"], kept.get("landmarks"), kept.get("files"))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise PoseFRError(f"{cache} cannot be read ({brief(error)}); delete it, so that it is made again.") from None
+    source = str(kept.get("folder", folder.resolve()))
+    if source != str(folder.resolve()):
+        raise PoseFRError(
+            f"{cache} holds the faces of {source}, not those of {folder}; delete it or choose another --out."
         )
-        for row in rows
-    ]
+    logging.getLogger(__name__).info("%d faces kept in %s; delete it after photos have changed.", len(crops), cache)
+    return crops
 
 
-def _from_detector(folder: Path, limit: int) -> list[tuple[Path, Tensor]]:
+def _from_manifest(manifest: Path) -> dict[Path, Tensor] | None:
+    """Landmarks [n, 5, 2] of each photo that a manifest lists, or None where there is none or it tells no landmarks."""
+    if not manifest.exists():
+        return None
+    columns = [f"{point}_{axis}" for point in _POINTS for axis in "xy"]
+    with manifest.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets write a byte order mark
+        rows = csv.DictReader(lines)
+        if not {"file", *columns} <= set(rows.fieldnames or ()):
+            return None
+        found: dict[Path, Tensor] = {}
+        for row in rows:
+            try:
+                values = [float(row[column]) for column in columns]
+            except (TypeError, ValueError):
+                raise PoseFRError(
+                    f"{manifest}, line {rows.line_num}: the landmarks of {row['file']} are not ten numbers."
+                ) from None
+            path, points = manifest.parent / row["file"], torch.tensor(values).reshape(1, len(_POINTS), 2)
+            found[path] = torch.cat([found[path], points]) if path in found else points
+    return found
+
+
+def _with_landmarks(landmarks_of: dict[Path, Tensor], limit: int) -> Iterator[tuple[Path, Tensor, Tensor]]:
+    """Each photo: its path, its colour [1, H, W, 3] in 0..1 and the landmarks [n, 5, 2] in it."""
+    listed = list(landmarks_of)[: limit or None]
+    for path, photo in readable(tqdm(listed, desc="cropping faces", unit="photo")):
+        yield path, photo, landmarks_of[path]
+
+
+def _from_detector(folder: Path, limit: int) -> Iterator[tuple[Path, Tensor, Tensor]]:
+    """The same for the photos of a folder in which the bundled detector finds faces."""
     from ..detection import load_detector
 
     detector = load_detector("bundled")
-    found = []
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES)
-    for path in tqdm(paths, desc="finding faces", unit="photo"):
-        photo = _read_photo(path)
-        if photo is None:
-            continue
+    count = 0
+    for path, photo in readable(tqdm(picture_files(folder, nested=True), desc="finding faces", unit="photo")):
         faces = detector.detect(photo)
         if len(faces):
-            found.append((path, faces.landmarks))
-            if len(found) == limit:
+            yield path, photo, faces.landmarks
+            count += 1
+            if count == limit:
                 break
-    return found
 
 
 class PairLoader:
@@ -186,25 +209,34 @@ class PairLoader:
     ) -> None:
         self.crops, self.batch, self.severities, self.clean, self.twice = crops, batch, severities, clean, twice
         self.probability = crops.odds(favour or {})
-        self._queue: queue.Queue[dict[str, Tensor]] = queue.Queue(maxsize=8)
+        self._queue: queue.Queue[dict[str, Tensor] | Exception] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
         for worker in range(workers):
             rng = np.random.default_rng([*([seed] if isinstance(seed, int) else seed), worker])
             threading.Thread(target=self._work, args=(rng,), daemon=True).start()
 
     def _work(self, rng: np.random.Generator) -> None:
-        while not self._stop.is_set():
-            faces = [self._face(rng) for _ in range(self.batch)]
-            batch = {name: torch.from_numpy(np.stack([face[name] for face in faces])) for name in faces[0]}
-            for name in batch:
-                if name != "landmarks":
-                    batch[name] = batch[name].permute(0, 3, 1, 2).float() / 255
+        try:
             while not self._stop.is_set():
-                try:
-                    self._queue.put(batch, timeout=0.5)
-                    break
-                except queue.Full:
-                    continue
+                self._put(self._batch(rng))
+        except Exception as error:  # whoever waits for a batch raises it
+            self._put(error)
+
+    def _put(self, made: dict[str, Tensor] | Exception) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(made, timeout=0.5)
+                return
+            except queue.Full:
+                continue
+
+    def _batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        faces = [self._face(rng) for _ in range(self.batch)]
+        batch = {name: torch.from_numpy(np.stack([face[name] for face in faces])) for name in faces[0]}
+        for name in batch:
+            if name != "landmarks":
+                batch[name] = batch[name].permute(0, 3, 1, 2).float() / 255
+        return batch
 
     def _face(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         index = rng.choice(len(self.crops), p=self.probability)
@@ -238,7 +270,10 @@ class PairLoader:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
-            yield self._queue.get()
+            made = self._queue.get()
+            if isinstance(made, Exception):
+                raise made
+            yield made
 
     def close(self) -> None:
         """Stop the background threads."""

@@ -148,11 +148,15 @@ def load_prior(path: Path) -> tuple[Prior, dict[str, Any]]:
 
 
 @torch.no_grad()
-def take_prior(network: PoseFRNet, prior: Prior) -> list[str]:
+def take_prior(network: PoseFRNet, prior: Prior, smallest: int = 4) -> list[str]:
     """Give a PoseFRNet the weights of a prior that was trained alone.
 
     The layers to RGB stay as they are: a fresh network's are zero, so that it starts from its input and not from a
     face of its own. Every other tensor of the synthesis network is taken where its shape fits, and the mean latent.
+
+    Args:
+        smallest: scale in px from which on tensors are taken, for a network that has just grown; the mean latent goes
+            with the scale of 4 px.
 
     Returns:
         Names of the network's tensors that the prior has, but in another shape.
@@ -160,12 +164,14 @@ def take_prior(network: PoseFRNet, prior: Prior) -> list[str]:
     own = network.prior.state_dict()
     refused = []
     for name, value in prior.synthesis.state_dict().items():
-        if name not in own or ".to_rgb." in name:
+        if name not in own or ".to_rgb." in name or int(name.split(".")[1]) < smallest:  # blocks.SIZE.
             continue
         if own[name].shape == value.shape:
             own[name].copy_(value)
         else:
             refused.append(f"prior.{name}")
+    if smallest > 4:
+        return refused
     mean = prior.mean_latent()
     if network.mean_latent.shape == mean.shape:
         network.mean_latent.copy_(mean)

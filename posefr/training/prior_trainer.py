@@ -240,7 +240,10 @@ class _PriorTrainer:
             return
         state = torch.load(path, map_location=self.processes.device, weights_only=True)
         if state["size"] != self.prior.config.size:
-            return
+            raise PoseFRError(
+                f"{self.out} holds a prior for {state['size']} px, and this one is for {self.prior.config.size} px; "
+                "choose another --out."
+            )
         self.prior.load_state_dict(state["prior"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])

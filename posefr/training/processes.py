@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 __all__ = ["Processes"]
 
 _T = TypeVar("_T")
+_PATIENCE = timedelta(days=1)  # the first process may cut faces out of many photos while the others wait
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Processes:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_PATIENCE)
         return cls(torch.device(device), torch.distributed.get_rank(), count)
 
     @property

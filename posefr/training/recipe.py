@@ -44,24 +44,26 @@ class Recipe(Run):
     )
     ema: float = _option(0.998, "decay of the averaged weights, a step")
     loss: str = _option(
-        "relative",
+        "psnr",
         "of the pixels: relative weighs each face's Charbonnier error by what was wrong with its input; psnr is the "
         "logarithm of each face's squared error",
         choices=LOSSES,
     )
-    pixel: float = _option(1.0, "weight of the pixel loss; the gradients of psnr are some 30 times those of relative")
+    pixel: float = _option(
+        0.03, "weight of the pixel loss; the gradients of psnr are some 30 times those of relative, which takes 1"
+    )
     epsilon: float = _option(1e-3, "errors below it count squared in the relative loss, those above it as they are")
     pyramid: float = _option(0.3, "weight of the decoder's small images")
     adversarial: float = _option(0.0, "weight of the adversarial loss at fidelity 0, falling to nothing at fidelity 1")
     features: float = _option(0.0, "weight of the distance in the discriminator's features, falling likewise")
     judged_size: int = _option(0, "px of the random squares that the discriminator sees; 0: whole faces")
     free_only: bool = _option(False, "train only what speaks below fidelity 1; fidelity 1 stays as it is")
-    free_pixel: float = _option(1.0, "share of the pixel loss that is left at fidelity 0")
+    free_pixel: float = _option(0.3, "share of the pixel loss that is left at fidelity 0")
     detail: float = _option(
-        0.0, "weight of the distance in the amount of detail where its structure is right, falling likewise"
+        0.15, "weight of the distance in the amount of detail where its structure is right, falling likewise"
     )
-    structure: float = _option(0.0, "weight of the distance in the structure of detail, falling likewise")
-    grid: float = _option(0.0, "weight of detail that repeats with every 2, 4 or 8 px, falling likewise")
+    structure: float = _option(0.3, "weight of the distance in the structure of detail, falling likewise")
+    grid: float = _option(0.15, "weight of detail that repeats with every 2, 4 or 8 px, falling likewise")
     discriminator_rate: float = _option(5e-4, "the discriminator's learning rate, the same all the time")
     r1: float = _option(5.0, "weight of the discriminator's gradient penalty")
     identity_weight: float = _option(0.0, "weight of the identity loss; needs --identity")

@@ -56,22 +56,19 @@ def run(args: argparse.Namespace) -> int:
     sizes = args.size or (config.size,)
     recipe = replace(recipe, minutes=recipe.minutes / len(sizes), steps=-(-recipe.steps // len(sizes)))
     processes = Processes.start(args.device)
-    weights, prior = args.weights, args.prior
-    started = [f"from {path.name}" for path in (args.weights, args.prior) if path is not None]
-    note = ", ".join([*started, *([args.note] if args.note else [])])
+    weights, prior_from = args.weights, 4
+    started = [path.name for path in (args.weights, args.prior) if path is not None]
+    grown = [f"sizes {' and '.join(map(str, sizes))}, the figures are the last one's"] if len(sizes) > 1 else []
+    note = ", ".join([*(f"from {name}" for name in started), *grown, *([args.note] if args.note else [])])
     for size in _left(sizes, args.out):
-        try:
-            sized = config.at(size)
-        except ValueError as error:
-            raise PoseFRError(str(error)) from None
         torch.manual_seed(args.seed)
-        network = start_network(sized, weights, prior)
+        network = start_network(config.at(size), weights, args.prior, prior_from)
         crops = processes.in_turn(lambda size=size: load_crops(args.faces, size, args.out / f"faces-{size}.npz"))  # type: ignore[misc]
         weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
-        prior = None
+        prior_from = 2 * size
     if processes.first:
         provenance = json.loads(read_metadata(weights)["provenance"])
-        card = write_card(weights, args.faces, len(crops), provenance, args.out / "log.jsonl")
+        card = write_card(weights, args.faces, len(crops), provenance, args.out / "log.jsonl", started)
         logging.getLogger(__name__).info("Weights: %s, with the card %s", weights, card.name)
     processes.stop()
     return 0
@@ -80,7 +77,12 @@ def run(args: argparse.Namespace) -> int:
 def _left(sizes: tuple[int, ...], out: Path) -> tuple[int, ...]:
     """The sizes from the one on at which the run in `out` stopped."""
     state = out / "state.pt"
-    if len(sizes) == 1 or not state.exists():
+    if not state.exists():
         return sizes
     reached = torch.load(state, map_location="cpu", weights_only=True, mmap=True)["size"]
-    return tuple(size for size in sizes if size >= reached) or sizes[-1:]
+    if reached not in sizes:
+        raise PoseFRError(
+            f"{out} holds a run for {reached} px, and this one is for {', '.join(map(str, sizes))} px; choose another "
+            f"--out. Its weights are a start for larger sizes (--weights)."
+        )
+    return tuple(size for size in sizes if size >= reached)

@@ -13,13 +13,16 @@ from .prior import load_prior, take_prior
 __all__ = ["start_network"]
 
 
-def start_network(config: PoseFRConfig, weights: Path | None = None, prior: Path | None = None) -> PoseFRNet:
+def start_network(
+    config: PoseFRConfig, weights: Path | None = None, prior: Path | None = None, prior_from: int = 4
+) -> PoseFRNet:
     """The network to train.
 
     Args:
         config: of a fresh network; a loaded one gets its size and its filters, where it has not.
         weights: checkpoint to start from; grown where it is smaller than the configuration.
-        prior: checkpoint of stage 1, whose weights the network's prior takes up where they fit.
+        prior: checkpoint of stage 1, whose weights the network's prior takes up where they fit, in the scales of
+            `prior_from` px and more.
 
     Raises:
         PoseFRError: a file that cannot be used, or a checkpoint that is larger than the configuration.
@@ -30,11 +33,17 @@ def start_network(config: PoseFRConfig, weights: Path | None = None, prior: Path
             f"{weights} is for {network.config.size} px and cannot shrink to {config.size} px; choose a larger --size."
         )
     if network.config.size < config.size:
-        network = network.grow(config.size)
+        try:
+            network = network.grow(config.size)
+        except PoseFRError:
+            raise PoseFRError(
+                f"{weights} is for {network.config.size} px and has no widths to grow to {config.size} px; a network "
+                "of that --configuration starts without --weights."
+            ) from None
     if config.filters and not network.config.filters:
         network = network.with_filters()
     if prior is not None:
-        refused = take_prior(network, load_prior(prior)[0])
+        refused = take_prior(network, load_prior(prior)[0], prior_from)
         if refused:
             logging.getLogger(__name__).warning(
                 "Not taken from %s, because their shapes differ: %s", prior.name, ", ".join(refused)

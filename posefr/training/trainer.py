@@ -83,6 +83,15 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
     unknown = sorted(set(recipe.severity_names) - set(SEVERITIES))
     if unknown:
         raise PoseFRError(f"The severities are some of {', '.join(SEVERITIES)}; found {', '.join(map(repr, unknown))}.")
+    for name in ("batch", "workers", "log_every", "sample_every"):
+        if getattr(recipe, name) < 1:
+            raise PoseFRError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(recipe, name)}.")
+    if recipe.minutes <= 0:
+        raise PoseFRError(f"--minutes must be more than 0; found {recipe.minutes:g}.")
+    if recipe.judged_size > size:
+        raise PoseFRError(f"--judged-size is at most the faces' {size} px; found {recipe.judged_size}.")
+    if recipe.free_only and recipe.faithful >= 1:
+        raise PoseFRError("--free-only trains what speaks below fidelity 1; --faithful must be less than 1 with it.")
     try:
         favoured = recipe.favoured
     except ValueError:
@@ -160,7 +169,7 @@ class _Trainer:
                 rate = recipe.learning_rate * min(1.0, (self.steps + 1) / _WARM_UP)
                 rate *= 0.55 + 0.45 * math.cos(math.pi * share)
                 batch = self._moved(batch)
-                self.journal.add(self._step(batch, rate, self.steps - begun))
+                self.journal.add(self._step(batch, rate))
                 self.steps += 1
                 self.seconds = before + time.monotonic() - start
                 if self.steps % recipe.log_every == 0:
@@ -168,6 +177,10 @@ class _Trainer:
                 if self.steps % recipe.sample_every == 0:
                     self._save()
                     self._draw(batch)
+        except KeyboardInterrupt:
+            if processes.count == 1:  # others may be waiting for this one in the middle of a step
+                self._save()
+            raise
         finally:
             loader.close()
         if self.steps % recipe.sample_every and self.steps > begun:
@@ -194,8 +207,8 @@ class _Trainer:
             seconds=round(self.seconds, 1), rate=rate,
         )  # fmt: skip
 
-    def _step(self, batch: dict[str, Tensor], rate: float, steps: int) -> dict[str, Tensor]:
-        """One step at a learning rate; `steps` done before it in this run. Returns the losses."""
+    def _step(self, batch: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
+        """One step at a learning rate. Returns the losses."""
         total, losses = self._losses(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
@@ -205,7 +218,7 @@ class _Trainer:
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
-        decay = min(self.recipe.ema, (1 + steps) / (10 + steps))
+        decay = min(self.recipe.ema, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
         return losses
@@ -247,10 +260,10 @@ class _Trainer:
             losses.update(self.judge.step(fake, real, self.steps))
             losses.update(self.judge.losses(fake, real, 1 - fidelity[free]))
             weights |= {"adversarial": recipe.adversarial, "features": recipe.features}
-        if recipe.detail or recipe.structure:
+        if not all_faithful and (recipe.detail or recipe.structure):
             losses["detail"], losses["structure"] = detail_distances(image, target, 1 - fidelity)
             weights |= {"detail": recipe.detail, "structure": recipe.structure}
-        if recipe.grid:
+        if not all_faithful and recipe.grid:
             losses["grid"], weights["grid"] = grid(image, 1 - fidelity), recipe.grid
         if self.identity is not None and landmarks is not None:
             losses["identity"], weights["identity"] = self.identity(image, target, landmarks), recipe.identity_weight
@@ -282,7 +295,7 @@ class _Trainer:
             state = {
                 "size": self.network.config.size, "network": self.network.state_dict(),
                 "averaged": self.averaged.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "steps": self.steps, "seconds": self.seconds,
+                "steps": self.steps, "seconds": self.seconds, "note": self.note,
             }  # fmt: skip
             if self.judge is not None:
                 state["judge"] = self.judge.state_dict()
@@ -301,19 +314,29 @@ class _Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.processes.device, weights_only=True)
-        if state["size"] != self.network.config.size:
+        if state["size"] != self.network.config.size:  # the run before it, from which this one grew
             return
-        if state["network"].keys() != self.network.state_dict().keys() or len(
-            state["optimizer"]["param_groups"]
-        ) != len(self.optimizer.param_groups):
+        if state["network"].keys() != self.network.state_dict().keys():
             raise PoseFRError(
                 f"{path} is of a network with other parts, from another version; start in another folder, from its "
                 "weights (--weights)."
             )
+        groups, kept = (
+            [(len(group["params"]), group.get("share", 1.0)) for group in optimizer["param_groups"]]
+            for optimizer in (self.optimizer.state_dict(), state["optimizer"])
+        )
+        if groups != kept:
+            raise PoseFRError(
+                f"{path} is of a run that trained other parts, or some of them at another rate (--free-only, "
+                "--prior-rate); start in another folder, from its weights (--weights)."
+            )
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group.setdefault("share", 1.0)  # older versions had one group and kept none
         self.steps, self.seconds = state["steps"], state["seconds"]
+        self.note = ", ".join(dict.fromkeys([*_parts(state.get("note", "")), *_parts(self.note)]))
         if self.judge is not None and "judge" in state:
             self.judge.load_state_dict(state["judge"])
             if "judge_optimizer" in state:
@@ -327,15 +350,21 @@ def _groups(network: PoseFRNet, prior_rate: float) -> list[dict[str, Any]]:
     (ModulatedConv2d), the others at the variance of their use, 1 / inputs or less. So at one rate the prior's change
     ten to twenty times more slowly.
     """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if prior_rate == 1:
+        return [{"params": trained, "share": 1.0}]
     unit = {
         layer.weight for layer in network.prior.modules() if isinstance(layer, ModulatedConv2d) and layer.demodulate
     }
-    trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p not in unit], "share": 1.0},
         {"params": [p for p in trained if p in unit], "share": prior_rate},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _parts(note: str) -> list[str]:
+    return note.split(", ") if note else []
 
 
 def _relative_weight(degraded: Tensor, target: Tensor) -> Tensor:
