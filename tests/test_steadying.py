@@ -131,12 +131,13 @@ def test_mistakes_are_named() -> None:
         steady_restored(torch.zeros(1, 8, 8, 3), faces)
 
 
-def test_the_measurement_names_a_folder_without_pictures(tmp_path, capsys) -> None:
+def test_the_measurement_names_a_folder_without_pictures(tmp_path, capsys, caplog) -> None:
     assert evaluation.main(["video", "--faces", str(tmp_path)]) == 1
     assert f"There are no pictures in {tmp_path}" in capsys.readouterr().err
     (tmp_path / "a.png").write_bytes(b"no picture")
     assert evaluation.main(["video", "--faces", str(tmp_path)]) == 1
-    assert "cannot be read as a picture" in capsys.readouterr().err
+    assert f"There are no pictures in {tmp_path}" in capsys.readouterr().err
+    assert "a.png is not an image that can be read" in caplog.text
 
 
 def test_restored_faces_are_steadier_than_frame_by_frame(tmp_path, capsys) -> None:
