@@ -347,8 +347,8 @@ def _groups(network: PoseFRNet, prior_rate: float) -> list[dict[str, Any]]:
     """What is trained, in groups for Adam, each with the `share` of the learning rate that it gets.
 
     Adam's steps are as large for every weight. The prior's convolutions are stored at unit variance and scaled in use
-    (ModulatedConv2d), the others at the variance of their use, 1 / inputs or less. So at one rate the prior's change
-    ten to twenty times more slowly.
+    (ModulatedConv2d), those of codec and decoders at the variance of their use, 1 / inputs or less. So at one rate the
+    prior's change ten to forty times more slowly.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     if prior_rate == 1:
