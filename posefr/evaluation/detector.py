@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +97,10 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
-        reference = load_detector(args.reference)
-        reference.name = "reference"
-        detectors = _detectors(args.detector, reference)
-        pictures = [*_photos(args.data / "photos", args.size, reference), *_canvases(args, reference)]
-    except PoseFRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    reference = load_detector(args.reference)
+    reference.name = "reference"
+    detectors = _detectors(args.detector, reference)
+    pictures = [*_photos(args.data / "photos", args.size, reference), *_canvases(args, reference)]
     figures = {}
     for condition in ("clean", "spoilt"):
         shown = pictures if condition == "clean" else _spoil(pictures, args.copies)
