@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from posefr.detection import Detector, detector_names, load_detector
+from posefr.detection.inference import Candidates
 from posefr.detection.networks import build_network
 from posefr.errors import PoseFRError
 from posefr.faces import Faces
@@ -70,6 +71,25 @@ def test_a_face_that_fills_the_picture_is_found_once(detector, astronaut):
     eyes = faces.landmarks[0, :2] * (140 / 640) + torch.tensor([155.0, 42.0])
     assert (eyes - ASTRONAUT_EYES).norm(dim=1).max() < 0.2 * EYE_DISTANCE
     assert faces.size[0] > 256
+
+
+def test_a_face_far_larger_than_what_the_network_learnt_is_measured_whole(detector, astronaut):
+    part = astronaut[:, :300, 75:375].permute(0, 3, 1, 2)
+    picture = torch.nn.functional.interpolate(part, size=(3072, 3072), mode="bicubic").clamp(0, 1).permute(0, 2, 3, 1)
+    shrunk, whole = detector.detect(picture), detector.detect(picture, size=0)
+    assert len(shrunk) == len(whole) == 1
+    torch.testing.assert_close(whole.box, shrunk.box, rtol=0, atol=0.05 * float(shrunk.size[0]))
+
+
+def test_a_face_that_two_views_measure_on_two_sides_of_the_limit_is_not_lost(monkeypatch):
+    def find(_, images, __):
+        half = images.shape[3] < 640
+        box = torch.tensor([[25.0, 25.0, 150.0, 152.0]]) if half else torch.tensor([[48.0, 48.0, 310.0, 312.0]])
+        return [Candidates(box, torch.zeros(1, 5, 2), torch.tensor([0.9 if half else 0.8]))]
+
+    monkeypatch.setattr("posefr.detection.detector.find_candidates", find)
+    faces = Detector("of a fake network", torch.nn.Conv2d(3, 1, 1)).detect(torch.zeros(1, 640, 640, 3))
+    assert faces.score.tolist() == pytest.approx([0.9])
 
 
 def test_a_batch_equals_its_single_images(detector, astronaut):

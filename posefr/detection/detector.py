@@ -30,6 +30,7 @@ _TILTED = 45.0  # degrees of roll above which another of the angles sees the fac
 _TILT_PENALTY = 0.5
 _LARGE_VIEW = 448  # px; a face that fills a larger view is beyond the sizes that the bundled network learnt
 _LARGE_FACE = 256.0  # px; faces from here on are taken from the view at half size
+_EITHER = 0.1  # share of that size by which a face may miss it and still be taken from both: the views measure it apart
 _BENEFIT_OF_DOUBT = 3.0  # by how much the first look's logit may lie below the threshold where there is a second look
 _LEAST_TILE = 128  # px
 _TILE_OVERLAP = 0.25  # of a tile's side
@@ -120,18 +121,14 @@ class Detector:
         return _faces(sets, (height, width), frames, images.device)
 
     def _look(self, images: Tensor, threshold: float) -> list[Candidates]:
-        """B sets from one view [B, 3, H, W]; faces that nearly fill a large view are looked for at half its size."""
-        network = self._quickest()
-        found = find_candidates(network, images, threshold)
+        """B sets from one view [B, 3, H, W]; faces that are large in it are looked for at half its size, and so on."""
+        found = find_candidates(self._quickest(), images, threshold)
         if max(images.shape[2:]) < _LARGE_VIEW:
             return found
         height, width = images.shape[2:]
         half = _resize(images, max(1, height // 2), max(1, width // 2))
         scale = torch.tensor([width / half.shape[3], height / half.shape[2]], device=images.device)
-        return [
-            _join(fine, coarse, scale)
-            for fine, coarse in zip(found, find_candidates(network, half, threshold), strict=True)
-        ]
+        return [_join(fine, coarse, scale) for fine, coarse in zip(found, self._look(half, threshold), strict=True)]
 
     def _look_in_tiles(
         self, image: Tensor, angle: int, threshold: float, tile: int, before_each: Callable[[], None]
@@ -277,13 +274,17 @@ def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
 
     What is not finite counts as black: one such pixel would hide every face of its image.
     """
-    pixels = images.to(device, torch.float32).nan_to_num(0, 0, 0).permute(0, 3, 1, 2)
-    height, width = pixels.shape[2:]
+    height, width = images.shape[1:3]
     longer = max(height, width)
-    if not size or longer <= size:
-        return pixels
-    small = max(1, round(height * size / longer)), max(1, round(width * size / longer))
-    return _resize(pixels, *small)
+    if size and longer > size:
+        small = max(1, round(height * size / longer)), max(1, round(width * size / longer))
+        # One after the other: on the device there is room for the batch at its small size.
+        return torch.cat([_resize(_pixels(image, device), *small) for image in images.split(1)])
+    return _pixels(images, device)
+
+
+def _pixels(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device, torch.float32).nan_to_num(0, 0, 0).permute(0, 3, 1, 2)
 
 
 def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -321,9 +322,9 @@ def _join(fine: Candidates, coarse: Candidates, scale: Tensor) -> Candidates:
     boxes = torch.cat((fine.boxes, coarse.boxes * scale.repeat(2)))
     landmarks = torch.cat((fine.landmarks, coarse.landmarks * scale))
     scores = torch.cat((fine.scores, coarse.scores))
-    large = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(1).sqrt() >= _LARGE_FACE
+    size = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(1).sqrt()
     of_coarse = torch.arange(len(scores), device=scores.device) >= len(fine.scores)
-    chosen = large == of_coarse
+    chosen = torch.where(of_coarse, size >= _LARGE_FACE * (1 - _EITHER), size < _LARGE_FACE * (1 + _EITHER))
     boxes, landmarks, scores = boxes[chosen], landmarks[chosen], scores[chosen]
     kept = suppress(boxes, scores)
     return Candidates(boxes[kept], landmarks[kept], scores[kept])
