@@ -154,11 +154,13 @@ def _detect(
 ) -> tuple[Faces, str]:
     """Detect within the host's memory: the faces, and a sentence where the batch had to shrink."""
     scale = min(1.0, size / max(images.shape[1:3])) if size else 1.0
-    pixels = images.shape[1] * images.shape[2] * scale**2
+    height, width = images.shape[1:3]
+    pixels = height * width * scale**2
+    square = min(tile, height) * min(tile, width) if scale < 1 else 0
     batch = _batch(len(images), DETECTOR_PIXELS / pixels)
 
     def run(batch: int) -> Faces:
-        detector = host.load(hosted, batch * pixels * DETECTOR_BYTES_PER_PIXEL)
+        detector = host.load(hosted, max(batch * pixels, square) * DETECTOR_BYTES_PER_PIXEL)
         return detector.detect(
             images, threshold=threshold, size=size, angles=ANGLES[angles], tile=tile, batch=batch, on_chunk=on_chunk
         ).to(images.device)

@@ -784,6 +784,14 @@ def test_networks_are_loaded_through_the_host_with_room_for_a_batch(nodes, comfy
     assert less_room == room / 4
 
 
+def test_a_square_larger_than_the_batch_has_room_too(nodes, comfy, images):
+    detector = hosted(nodes, Detector(nodes, "three", SQUARES))
+    run(nodes.DetectFaces, detector=detector, image=images, working_size=40, tile_size=150)
+    run(nodes.DetectFaces, detector=detector, image=images, working_size=160, tile_size=150)
+    rooms = [room / nodes.DETECTOR_BYTES_PER_PIXEL for _, room, _ in comfy.management.loads]
+    assert rooms == [150 * 128, 2 * 160 * 128], "an image that is not scaled down is not looked at in squares"
+
+
 def test_a_restorer_tells_how_much_room_its_faces_take(nodes, comfy):
     restorer = Restorer("hungry")
     restorer.bytes_per_pixel = 5000
