@@ -63,10 +63,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Hosted(Generic[Model]):
-    """A detector or restorer and the host's patcher that moves its network between memory and the compute device."""
+    """A detector or restorer and the host's patcher that moves its network between memory and the compute device.
+
+    Attributes:
+        model: the detector or restorer.
+        patcher: None outside ComfyUI.
+        moved_by_others: whether nodes that know nothing of the patcher move the network too.
+    """
 
     model: Model
     patcher: Any = None
+    moved_by_others: bool = False
 
 
 def _host(module: str) -> Any:
@@ -91,7 +98,8 @@ def adopt(model: Model, owner: Any = None) -> Hosted[Model]:
     management, patchers = _host("comfy.model_management"), _host("comfy.model_patcher")
     if management is None or patchers is None:
         return Hosted(model)
-    patcher = getattr(owner, "patcher", None) or getattr(owner, _PATCHER, None)
+    of_host = getattr(owner, "patcher", None)
+    patcher = of_host or getattr(owner, _PATCHER, None)
     if patcher is None:
         patcher = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)(
             model.network,
@@ -100,7 +108,8 @@ def adopt(model: Model, owner: Any = None) -> Hosted[Model]:
         )
         if owner is not None:
             setattr(owner, _PATCHER, patcher)
-    return Hosted(model, patcher)
+    # Older hosts give upscale models no patcher: their own node takes the network to the device and back.
+    return Hosted(model, patcher, moved_by_others=owner is not None and of_host is None)
 
 
 _kept: dict[str, dict[Hashable, Any]] = {}
@@ -145,6 +154,8 @@ def load(hosted: Hosted[Model], memory: float) -> Model:
     if hosted.patcher is not None:
         management = _host("comfy.model_management")
         management.load_models_gpu([hosted.patcher], memory_required=memory, force_full_load=True)
+        if hosted.moved_by_others:  # the host may take it for loaded where another node has taken it away
+            hosted.model.network.to(hosted.patcher.load_device)
     return hosted.model
 
 

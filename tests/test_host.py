@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch.nn import Linear
 
@@ -33,3 +35,19 @@ def test_the_same_calls_work_without_a_host():
 
     assert host.with_smaller_batches(fits_three, 8) == ("done", 2)
     assert tried == [8, 4, 2]
+
+
+@pytest.mark.parametrize("of_host", [False, True])
+def test_a_network_that_another_node_took_away_is_brought_back(monkeypatch, of_host):
+    """Where the host gives upscale models no patcher, it takes them for loaded although its own node moved them."""
+    patcher = SimpleNamespace(load_device="meta")
+    management = SimpleNamespace(
+        get_torch_device=lambda: "meta", unet_offload_device=lambda: "cpu", load_models_gpu=lambda *_, **__: None
+    )
+    monkeypatch.setitem(sys.modules, "comfy.model_management", management)
+    monkeypatch.setitem(sys.modules, "comfy.model_patcher", SimpleNamespace(ModelPatcher=lambda *_, **__: patcher))
+    model, owner = SimpleNamespace(network=Linear(1, 1)), SimpleNamespace()
+    if of_host:
+        owner.patcher = patcher
+    host.load(host.adopt(model, owner), 0)
+    assert model.network.weight.is_meta != of_host
