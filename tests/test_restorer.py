@@ -154,3 +154,14 @@ def test_unknown_networks_are_refused_by_name(tmp_path):
     torch.save({"some.weight": torch.zeros(3)}, path)
     with pytest.raises(PoseFRError, match=r"unknown\.pth holds no network that is known"):
         load_restorer(path, device="cpu")
+
+
+def test_a_device_without_autocast_restores_in_float32(checkpoint, monkeypatch):
+    """torch.autocast refuses devices that it does not know, such as DirectML's, even when it is switched off."""
+
+    def refuse(*_, **__):
+        raise AssertionError("Tried to use AMP")
+
+    monkeypatch.setattr("posefr.restoration.restorer.autocast", refuse)
+    restored = load_restorer(checkpoint).restore(torch.rand(1, 64, 64, 3))
+    assert restored.shape == (1, 64, 64, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,7 +101,9 @@ class Restorer:
                     chunk, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
                 ).clamp(0, 1)
             half = parameter.dtype in (torch.float16, torch.bfloat16)
-            with torch.inference_mode(), autocast(parameter.device.type, parameter.dtype, enabled=half):
+            # Some devices know no autocast, not even one that is switched off.
+            mixed = autocast(parameter.device.type, parameter.dtype) if half else nullcontext()
+            with torch.inference_mode(), mixed:
                 output = self.call(self.network, chunk.contiguous(), fidelity, seed)
             done = restored[part].copy_(output.float().clamp(0, 1).permute(0, 2, 3, 1))
             if on_faces is not None:
