@@ -54,8 +54,8 @@ def select_faces(
         The faces picked, by frame, and within a frame in the order asked for.
 
     Raises:
-        PoseFRError: an unknown order, indices, tracks or frames that cannot be read, a range whose ends are swapped, a
-            limit below 0, or `among` of another shape or type.
+        PoseFRError: an unknown order, indices, tracks or frames that cannot be read, a range whose ends are swapped,
+            tracks of faces that have none, a limit below 0, or `among` of another shape or type.
     """
     return split_faces(
         faces,
@@ -101,6 +101,10 @@ def split_faces(
     passed &= _within("yaw", faces.pose[:, 0], yaw) | faces.pose[:, 0].isnan()
     passed &= _within("pitch", faces.pose[:, 1], pitch) | faces.pose[:, 1].isnan()
     if wanted_tracks:
+        if len(faces) and (faces.track < 0).all():
+            raise PoseFRError(
+                f"The tracks {tracks!r} were asked for, but the faces have none; track them first (Track Faces)."
+            )
         passed &= _listed(faces.track, wanted_tracks)
     if wanted_frames:
         passed &= _listed(faces.frame, wanted_frames)

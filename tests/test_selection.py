@@ -98,7 +98,9 @@ def test_filters(faces: Faces) -> None:
 
 
 def test_tracks(faces: Faces) -> None:
-    assert len(select_faces(faces, tracks="0")) == 0, "no face has a track yet"
+    with pytest.raises(PoseFRError, match="the faces have none"):
+        select_faces(faces, tracks="0")
+    assert len(select_faces(faces[:0], tracks="0")) == 0, "where there is no face, none lacks a track"
     tracked = replace(faces, track=torch.tensor([3, 0, -1, 3, 1]))
     assert numbers(select_faces(tracked, tracks="3")) == [0, 3]
     assert numbers(select_faces(tracked, tracks="0-1, 7")) == [1, 4]
