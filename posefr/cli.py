@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mimetypes
 import os
 import platform
 import shutil
@@ -330,9 +331,11 @@ def _run(args: argparse.Namespace, jobs: Sequence[_Job], work: Callable[[_Job], 
 def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
     """What to read and where to write it. Raises PoseFRError if two files, or a file and its input, would meet."""
     single = len(inputs) == 1 and not os.path.isdir(inputs[0])
-    if output is not None and not os.path.isdir(output) and output.suffix.lower() in SUFFIXES:
+    if output is not None and not os.path.isdir(output) and _is_picture(output):
         if not single:
             raise PoseFRError(f"{output} is one file; expected a folder for several images.")
+        if output.suffix.lower() not in SUFFIXES:
+            raise PoseFRError(f"{output} cannot be written; expected a name ending in {', '.join(SUFFIXES)}.")
         jobs = [_Job(inputs[0], output)]
     else:
         jobs = []
@@ -356,6 +359,12 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
             raise PoseFRError(f"{written[place]} and {job.source} would both be written to {job.target}.")
         written[place] = job.source
     return jobs
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether the name is one of a picture or video, in any format."""
+    guessed, _ = mimetypes.guess_type(path.name)
+    return path.suffix.lower() in SUFFIXES or (guessed or "").startswith(("image/", "video/"))
 
 
 def _check_selection(args: argparse.Namespace) -> None:

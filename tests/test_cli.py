@@ -92,6 +92,15 @@ def test_the_outputs_suffix_sets_the_format(photo, tmp_path):
         assert image.format == "WEBP"
 
 
+@pytest.mark.parametrize("name", ["result.gif", "result.mp4"])
+def test_a_file_of_a_format_that_is_not_written_is_no_folder(photo, tmp_path, name, capsys):
+    assert _run("restore", photo, "-o", tmp_path / name) == cli.USAGE
+    assert f"{name} cannot be written; expected a name ending in .png" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    assert _run("restore", photo, "-o", tmp_path / name) == cli.DONE
+
+
 def test_depth_and_alpha_go_through(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 65536, (64, 96, 4)).astype(np.uint16)
     source = _write(tmp_path / "deep.png", pixels)
