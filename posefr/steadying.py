@@ -19,6 +19,8 @@ __all__ = ["smooth_over_tracks", "steady_restored"]
 _WINDOW = 2.0  # standard deviations to either side
 _GUIDE_SIZE = 64  # px: frames are compared at this size, where noise counts little
 _SAME = 0.02  # of the range: brightness that differs by this between two frames is half a change
+_SAME_HUE = 0.03  # the same for what a channel differs by beside brightness
+_HUE_SIZE = 16  # px: hue is compared at this size, since one channel is noisier than the mean of three
 
 
 def steady_restored(
@@ -27,8 +29,8 @@ def steady_restored(
     """Average each restored face with what the same face looked like in the frames around, where it looked the same.
 
     The crops of a track show the face in one place, so no motion has to be found. A pixel of another frame counts the
-    less the more that frame differs there, in brightness and at a quarter of the size or so; so a mouth that opens and
-    eyes that close are not blurred over time, but noise, and what the network makes of it, is.
+    less the more that frame differs there, in brightness or hue and at a quarter of the size or so; so a mouth that
+    opens and eyes that close are not blurred over time, but noise, and what the network makes of it, is.
 
     Args:
         restored: [N, S, S, 3] floats, 0..1, the crops of the faces in their order.
@@ -57,8 +59,7 @@ def steady_restored(
         for row in rows:
             total, weights = restored[row].float(), torch.ones_like(restored[row][:, :, :1], dtype=torch.float32)
             for other, near in _window(row, rows, frames, sigma):
-                change = (guides[other] - guides[row]) / _SAME
-                weight = near * torch.exp(-math.log(2) * change.square())
+                weight = near * torch.exp(-math.log(2) * _unlike(guides[row], guides[other]))
                 weight = F.interpolate(weight[None, None], size=list(restored.shape[1:3]), mode="bilinear")[0, 0]
                 total = total + restored[other] * weight[:, :, None]
                 weights += weight[:, :, None]
@@ -105,9 +106,18 @@ def _window(row: int, rows: list[int], frames: list[int], sigma: float) -> Itera
             yield other, math.exp(-distance * distance / 2)
 
 
+def _unlike(guide: Tensor, other: Tensor) -> Tensor:
+    """[s, s]: how far two guides [3, s, s] differ, squared; 1 is half a change."""
+    change = other - guide
+    brightness = change.mean(dim=0)
+    hue = F.adaptive_avg_pool2d(change - brightness, _HUE_SIZE).square().amax(dim=0)
+    hue = F.interpolate(hue[None, None], size=list(brightness.shape), mode="bilinear")[0, 0]
+    return (brightness / _SAME).square() + hue / _SAME_HUE**2
+
+
 def _guide(crop: Tensor) -> Tensor:
-    """[s, s]: the brightness of a crop [S, S, 3], small."""
+    """[3, s, s]: a crop [S, S, 3], small."""
     small = F.interpolate(
         crop.float().movedim(2, 0)[None], size=(_GUIDE_SIZE, _GUIDE_SIZE), mode="bilinear", antialias=True
     )
-    return small[0].mean(dim=0)
+    return small[0]

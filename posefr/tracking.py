@@ -24,6 +24,8 @@ _REACH = 0.45  # how stiff the curve is for each frame of smoothing, see `_smoot
 _STIFFEST = 60.0  # frames of smoothing: beyond that a curve is a parabola anyway, and no longer exact in doubles
 _LINE_BELOW = 5  # faces in a track: fewer are drawn towards a line, since a parabola would follow their noise
 _FURTHEST = 0.05  # of the face's size: what moves further is motion, not noise
+_FURTHEST_OF_NOISY = 0.12  # the same in tracks whose faces are all found so inexactly
+_LEAD = 3  # frames beyond a track's last face that its motion is followed for
 
 
 def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8) -> Faces:
@@ -76,8 +78,12 @@ def _points(faces: Faces) -> Tensor:
 
 
 def _expect(points: Tensor, frames: Tensor, frame: int) -> Tensor:
-    """[7, 2]: where the least-squares line through points [K, 7, 2] at some frames leads at another frame."""
+    """[7, 2]: where the least-squares line through points [K, 7, 2] at some frames leads at a later frame.
+
+    It is followed for a few frames only: what little the landmarks tremble would lead far away in a long gap.
+    """
     time = frames.double()
+    frame = min(frame, int(frames[-1]) + _LEAD)
     middle = time.mean()
     spread = (time - middle)[:, None, None]
     slope = (spread * points).sum(dim=0) / spread.square().sum().clamp_min(0.5)
@@ -146,8 +152,8 @@ def smooth_faces(faces: Faces, *, sigma: float = 4.0) -> Faces:
     A penalised fit (Whittaker 1923, Eilers 2003): each coordinate becomes the curve that is nearest to the faces, which
     count by their score, and whose third differences from frame to frame are small. Frames before and after count
     alike, so nothing lags, at the ends of a track neither; steady pans, zooms and accelerations come out as they went
-    in. A face that would move by more than 5 per cent of its size, and more than is usual in its track, is moved by no
-    more than that: sudden motion is followed.
+    in. A face that would move by more than 5 per cent of its size, or where its track trembles much by more than is
+    usual there, up to 12 per cent, is moved by no more than that: sudden motion is followed.
 
     Args:
         faces: from `track_faces`; faces without a track stay as they are.
@@ -174,7 +180,7 @@ def smooth_faces(faces: Faces, *, sigma: float = 4.0) -> Faces:
             raise PoseFRError(f"Track {name} has two faces in one frame; track the faces of these frames anew.")
         change = _smooth(frames[rows], points[rows], weight[rows], sigma) - points[rows]
         moved = change[:, 2:].square().sum(dim=2).mean(dim=1).sqrt()
-        limit = (_FURTHEST * size[rows]).clamp_min(3 * float(moved.median()))
+        limit = (3 * moved.median()).clamp(_FURTHEST * size[rows], _FURTHEST_OF_NOISY * size[rows])
         points[rows] += change * (limit / moved.clamp_min(1e-9)).clamp_max(1)[:, None, None]
     points = points.float().to(faces.device)
     landmarks = points[:, 2:]

@@ -56,6 +56,14 @@ def test_a_mouth_that_opens_is_not_blurred_over_time() -> None:
     assert (steady - clip)[:, :30].square().mean() < 0.3 * (shaky - clip)[:, :30].square().mean()
 
 
+def test_a_light_that_changes_its_hue_leaves_no_cast() -> None:
+    clip = torch.full((10, 32, 32, 3), 0.5)
+    clip[:5] += torch.tensor([0.15, 0.0, -0.15])
+    clip[5:] += torch.tensor([-0.15, 0.0, 0.15])
+    steady = steady_restored(clip, faces_of([0] * 10, list(range(10))))
+    assert (steady - clip).abs().max() < 0.005
+
+
 def test_it_tells_how_far_it_is_and_the_order_of_frames_does_not_matter() -> None:
     crops = torch.rand(5, 16, 16, 3, generator=torch.Generator().manual_seed(3)) * 0.02
     frames, told = [3, 0, 2, 1, 4], []

@@ -170,6 +170,24 @@ def test_a_sudden_move_is_followed() -> None:
     assert (smooth.landmarks - jump.landmarks).norm(dim=2).max() < 5.1
 
 
+@pytest.mark.parametrize("period", [6, 8, 10])
+def test_a_head_that_nods_quickly_stays_in_its_crop(period: int) -> None:
+    frames = torch.arange(48)
+    nods = noisy(at(frames, 320.0, 240 + 30 * torch.sin(2 * math.pi * frames.double() / period), 100.0), 0.5)
+    tracked = track_faces(nods)
+    moved = (smooth_faces(tracked).landmarks - tracked.landmarks).mean(dim=1).norm(dim=1)
+    assert len(tracked.track.unique()) == 1
+    assert moved.max() < 13
+
+
+def test_a_still_face_is_found_again_after_a_long_gap() -> None:
+    frames = torch.cat([torch.arange(10), torch.arange(50, 60)])
+    for seed in range(5):
+        tracked = track_faces(noisy(at(frames, 320.0, 240.0, 30.0), 1.5, seed), gap=59)
+        assert len(tracked) == 60
+        assert len(tracked.track.unique()) == 1
+
+
 def test_a_filled_gap_is_fitted_to_the_frames_around_it(clip: Faces) -> None:
     tracked = track_faces(clip[[*range(25), *range(30, 60)]])
     made = tracked.score == 0
