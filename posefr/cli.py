@@ -343,22 +343,32 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
             if not os.path.isdir(given):
                 jobs.append(_Job(given, None if output is None else output / given.name))
                 continue
-            found = [p for p in _images_in(given) if output is None or output.resolve() not in p.resolve().parents]
+            # What an earlier run wrote into a folder inside this one is no input.
+            found = list(_images_in(given))
+            if output is not None and given.resolve() in (whole := output.resolve()).parents:
+                found = [p for p in found if whole not in p.resolve().parents]
             if not found:
                 raise PoseFRError(f"The folder {given} holds no image; expected files ending in {', '.join(SUFFIXES)}.")
             jobs += [_Job(p, None if output is None else output / p.relative_to(given)) for p in found]
     sources = {job.source.resolve() for job in jobs}
+    # A path may have several spellings: on disks that ignore case, and through mounts.
+    source_files = {_identity(source) for source in sources if source.exists()}
     written: dict[Path, Path] = {}
     for job in jobs:
         if job.target is None:
             continue
         place = job.target.resolve()
-        if place in sources:
+        if place in sources or (place.exists() and _identity(place) in source_files):
             raise PoseFRError(f"{job.target} is an input too and would be overwritten; pick another folder for -o.")
         if place in written:
             raise PoseFRError(f"{written[place]} and {job.source} would both be written to {job.target}.")
         written[place] = job.source
     return jobs
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_picture(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -199,6 +200,29 @@ def test_folders_keep_their_sub_folders_and_skip_what_is_hidden_or_written(photo
 def test_a_device_that_is_not_there_is_refused(photo, tmp_path, capsys, value):
     assert _run("restore", photo, "-o", tmp_path / "out", "--device", value) == cli.USAGE
     assert f"posefr: The device '{value}' cannot be used here" in capsys.readouterr().err
+
+
+def test_a_folder_above_the_input_may_take_the_results(photo, tmp_path, monkeypatch):
+    source = _write(tmp_path / "raw" / "a.png", read_picture(photo).pixels)
+    monkeypatch.chdir(tmp_path)
+    assert _run("restore", "raw", "-o", ".") == cli.DONE
+    assert (tmp_path / "a.png").exists()
+    assert _run("restore", "raw", "-o", "raw/done") == cli.DONE
+    assert _run("restore", "raw", "-o", "raw/done") == cli.DONE
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("a.png")) == [
+        "a.png", "raw/a.png", "raw/done/a.png",
+    ]  # fmt: skip
+    assert source.exists()
+
+
+def test_an_input_is_known_under_another_name(photo, tmp_path, capsys):
+    """On disks that ignore case one file has many names; a hard link is the same elsewhere."""
+    (tmp_path / "out").mkdir()
+    before = photo.read_bytes()
+    os.link(photo, tmp_path / "out" / photo.name)
+    assert _run("restore", photo, "-o", tmp_path / "out") == cli.USAGE
+    assert "would be overwritten" in capsys.readouterr().err
+    assert photo.read_bytes() == before
 
 
 def test_nothing_starts_that_is_bound_to_go_wrong(photo, tmp_path, capsys):
