@@ -32,6 +32,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
+_TIFF_PHOTOMETRIC = 262
 _TIFF_SAMPLE_FORMAT = 339
 _TIFF_PLANAR_CONFIGURATION = 284
 _TIFF_EXTRA_SAMPLES = 338
@@ -179,6 +180,8 @@ def _decode_quietly(data: bytes, name: str) -> Picture:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         icc = image.info.get("icc_profile")
         pixels = _decode_16(data) if deep else np.asarray(_plain(image))
+        if deep and image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+            pixels = 65535 - pixels  # white is 0, which OpenCV does not heed
         if deep and image.format == "TIFF" and 1 in image.tag_v2.get(_TIFF_EXTRA_SAMPLES, ()):  # type: ignore[attr-defined]
             pixels = _straight(pixels)
     if pixels.ndim == 2:
@@ -190,7 +193,7 @@ def _decode_quietly(data: bytes, name: str) -> Picture:
 
 
 def _is_deep(image: Image.Image, data: bytes, name: str) -> bool:
-    """Whether the samples have 16 bits. Raises PoseFRError if they have more, or are not whole numbers."""
+    """Whether the samples have 16 bits. Raises PoseFRError if they are of more, or of 9 to 15, or no whole numbers."""
     if image.format == "PNG":
         return data[24] == 16  # the bit depth in IHDR
     if image.format != "TIFF":
@@ -198,7 +201,7 @@ def _is_deep(image: Image.Image, data: bytes, name: str) -> bool:
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     bits = max(tags.get(_TIFF_BITS_PER_SAMPLE, (1,)))
     kind = max(tags.get(_TIFF_SAMPLE_FORMAT, (1,)))
-    if bits > 16 or kind != 1:
+    if bits > 16 or 8 < bits < 16 or kind != 1:
         word = {2: "signed", 3: "floating point"}.get(kind, "unsigned")
         raise PoseFRError(f"{name} holds {word} samples of {bits} bits; expected unsigned ones of 8 or 16.")
     if bits == 16 and len(image.getbands()) > 1 and tags.get(_TIFF_PLANAR_CONFIGURATION, 1) == 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
 from contextlib import suppress
 
 import cv2
@@ -46,6 +47,12 @@ def test_a_profile_of_another_colour_space_is_left_out(tmp_path):
     picture = read_picture(tmp_path / "a.jpg")
     assert picture.pixels.shape == (4, 4, 3)
     assert picture.icc is None
+
+
+def test_a_16_bit_tiff_whose_white_is_0_is_no_negative(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    tifffile.imwrite(tmp_path / "a.tif", 65535 - ramp, photometric="miniswhite")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels[..., 0], ramp)
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -212,12 +219,18 @@ def test_files_that_are_no_still_image_are_refused_with_one_sentence(tmp_path):
     (tmp_path / "empty.png").touch()
     frames = [Image.fromarray(_pixels(3, 8)) for _ in range(3)]
     frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    tifffile.imwrite(tmp_path / "twelve.tif", np.zeros((4, 4), np.uint16), bitspersample=16)
+    deep = (tmp_path / "twelve.tif").read_bytes()
+    (tmp_path / "twelve.tif").write_bytes(
+        deep.replace(struct.pack("<HHII", 258, 3, 1, 16), struct.pack("<HHII", 258, 3, 1, 12))
+    )
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((4, 4), np.float32))
     frames[0].save(tmp_path / "gif.png", format="GIF")
     for name, words in {
         "text.png": r"is not an image that can be read \(unknown format\)",
         "empty.png": "is empty",
         "pages.tif": "holds 3 pages",
+        "twelve.tif": "holds unsigned samples of 12 bits",
         "float.tif": "floating point samples of 32 bits",
         "gif.png": "is not an image",
         "absent.png": "No such file",
