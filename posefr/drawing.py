@@ -58,8 +58,10 @@ def draw_faces(images: Tensor, faces: Faces) -> Tensor:
                 label += f" track {record['track']}"
             left, top, right, bottom = pen.textbbox((x0, y0), label, font=font, anchor="lb")
             down = max(0.0, line - top)  # a box at the upper edge has its label inside
-            pen.rectangle((left - line, top + down - line, right + line, bottom + down + line), fill=colour)
-            pen.text((x0, y0 + down), label, font=font, anchor="lb", fill=(0, 0, 0))
+            across = max(line - left, min(0.0, width - line - right))  # and so at either side, from the left if need be
+            left, top, right, bottom = left + across, top + down, right + across, bottom + down
+            pen.rectangle((left - line, top - line, right + line, bottom + line), fill=colour)
+            pen.text((x0 + across, y0 + down), label, font=font, anchor="lb", fill=(0, 0, 0))
         marks = torch.from_numpy(np.asarray(layer, np.float32) / 255).to(images)
         colour_layer, cover = marks[..., :3], marks[..., 3:]
         marked[frame] = torch.where(cover > 0, colour_layer * cover + images[frame] * (1 - cover), images[frame])

@@ -40,6 +40,14 @@ def test_faces_beyond_the_border_can_be_drawn():
     assert drawn[0, :30].any(), "the label of a box at the upper edge lies inside the image"
 
 
+def test_a_label_stays_within_the_sides():
+    inside = draw_faces(torch.zeros(1, 100, 300, 3), _boxed([40.0, 50.0, 90.0, 90.0]))[0, 30:48]
+    label = int(inside.any(-1).any(0).sum())
+    for x0, x1 in ((-30.0, 20.0), (280.0, 330.0)):
+        drawn = draw_faces(torch.zeros(1, 100, 300, 3), _boxed([x0, 50.0, x1, 90.0]))[0, 30:48]
+        assert abs(int(drawn.any(-1).any(0).sum()) - label) <= 1
+
+
 def test_only_the_frame_of_a_face_is_drawn_on():
     images = torch.zeros(3, 64, 96, 3)
     faces = FakeDetector().detect(images)
