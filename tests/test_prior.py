@@ -13,7 +13,7 @@ from posefr.restoration.network import PoseFRNet
 from posefr.training.adversarial import Judge
 from posefr.training.augmentation import Augmentation
 from posefr.training.data import FaceCrops
-from posefr.training.journal import read_log
+from posefr.training.journal import Journal, read_log
 from posefr.training.prior import Prior, PriorConfig, load_prior, save_prior, take_prior
 from posefr.training.prior_trainer import PathLength, grown, train_prior
 from posefr.training.processes import Processes
@@ -155,6 +155,20 @@ def test_a_run_writes_resumes_and_checks_the_size(prior, tmp_path):
     assert load_prior(path)[1]["steps"] == 4
     with pytest.raises(PoseFRError, match="The prior is for 64 px, the faces have 32 px"):
         train_prior(prior, FaceCrops(np.zeros((1, 32, 32, 3), np.uint8), np.ones(1)), recipe, tmp_path, CPU)
+
+
+def test_what_is_stopped_by_hand_goes_on_later(prior, tmp_path, monkeypatch):
+    def add(journal: Journal, losses: object) -> None:
+        steps_done.append(losses)
+        if len(steps_done) == 3:
+            raise KeyboardInterrupt
+
+    steps_done: list[object] = []
+    monkeypatch.setattr(Journal, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(prior, faces(), PriorRecipe(steps=9, batch=2, sample_every=100), tmp_path, CPU)
+    state = torch.load(tmp_path / "prior-state.pt", weights_only=True)
+    assert state["steps"] == 2
 
 
 def test_the_prior_follows_the_discriminators_gradient(prior):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import PoseFRError
 from ..training.losses import grid
 
 __all__ = ["ARCFACE_POINTS", "Identity", "detail_ratio", "grid_share", "landmark_error", "psnr", "ssim"]
@@ -28,7 +29,10 @@ def psnr(image: Image, truth: Image) -> float:
 
 def ssim(image: Image, truth: Image) -> float:
     """Structural similarity (scikit-image's, 7 px window) over [H, W, 3] uint8."""
-    from skimage.metrics import structural_similarity
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise PoseFRError("The measurement needs scikit-image; run `pip install scikit-image`.") from error
 
     return float(structural_similarity(image, truth, channel_axis=2, data_range=255))
 

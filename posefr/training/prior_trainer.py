@@ -140,6 +140,14 @@ class _PriorTrainer:
         self.probability = weight / weight.sum()
 
     def run(self) -> Path:
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            if self.processes.count == 1:  # others may be waiting for this one in the middle of a step
+                self._save()
+            raise
+
+    def _run(self) -> Path:
         start, begun = time.monotonic(), self.steps
         before = self.seconds
         while True:
