@@ -211,9 +211,11 @@ class PairLoader:
         self.probability = crops.odds(favour or {})
         self._queue: queue.Queue[dict[str, Tensor] | Exception] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
         for worker in range(workers):
             rng = np.random.default_rng([*([seed] if isinstance(seed, int) else seed), worker])
-            threading.Thread(target=self._work, args=(rng,), daemon=True).start()
+            self._threads.append(threading.Thread(target=self._work, args=(rng,), daemon=True))
+            self._threads[-1].start()
 
     def _work(self, rng: np.random.Generator) -> None:
         try:
@@ -276,8 +278,10 @@ class PairLoader:
             yield made
 
     def close(self) -> None:
-        """Stop the background threads."""
+        """Stop the background threads and wait for them: Python aborts where it ends while one is in native code."""
         self._stop.set()
+        for thread in self._threads:
+            thread.join()
 
 
 def _mirrored(points: NDArray[np.float32], size: int) -> NDArray[np.float32]:
