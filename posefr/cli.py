@@ -352,13 +352,13 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
             jobs += [_Job(p, None if output is None else output / p.relative_to(given)) for p in found]
     sources = {job.source.resolve() for job in jobs}
     # A path may have several spellings: on disks that ignore case, and through mounts.
-    source_files = {_identity(source) for source in sources if source.exists()}
+    source_files = {_identity(source) for source in sources} - {None}
     written: dict[Path, Path] = {}
     for job in jobs:
         if job.target is None:
             continue
         place = job.target.resolve()
-        if place in sources or (place.exists() and _identity(place) in source_files):
+        if place in sources or _identity(place) in source_files:
             raise PoseFRError(f"{job.target} is an input too and would be overwritten; pick another folder for -o.")
         if place in written:
             raise PoseFRError(f"{written[place]} and {job.source} would both be written to {job.target}.")
@@ -366,8 +366,12 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
     return jobs
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What is the same for all names of one file; None where there is no file, or can be none of such a name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
     return status.st_dev, status.st_ino
 
 
