@@ -153,8 +153,8 @@ def _detect(
     tile: int = 0,
 ) -> tuple[Faces, str]:
     """Detect within the host's memory: the faces, and a sentence where the batch had to shrink."""
-    scale = min(1.0, size / max(images.shape[1:3])) if size else 1.0
     height, width = images.shape[1:3]
+    scale = min(1.0, size / max(height, width)) if size else 1.0
     pixels = height * width * scale**2
     square = min(tile, height) * min(tile, width) if scale < 1 else 0
     batch = _batch(len(images), DETECTOR_PIXELS / pixels)

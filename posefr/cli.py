@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -339,26 +339,24 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
         jobs = [_Job(inputs[0], output)]
     else:
         jobs = []
+        folder = None if output is None else output.resolve()
         for given in inputs:
             if not os.path.isdir(given):
                 jobs.append(_Job(given, None if output is None else output / given.name))
                 continue
-            # What an earlier run wrote into a folder inside this one is no input.
             found = list(_images_in(given))
-            if output is not None and given.resolve() in (whole := output.resolve()).parents:
-                found = [p for p in found if whole not in p.resolve().parents]
+            if folder is not None and given.resolve() in folder.parents:  # what an earlier run wrote there is no input
+                found = [p for p in found if folder not in p.resolve().parents]
             if not found:
                 raise PoseFRError(f"The folder {given} holds no image; expected files ending in {', '.join(SUFFIXES)}.")
             jobs += [_Job(p, None if output is None else output / p.relative_to(given)) for p in found]
-    sources = {job.source.resolve() for job in jobs}
-    # A path may have several spellings: on disks that ignore case, and through mounts.
-    source_files = {_identity(source) for source in sources} - {None}
-    written: dict[Path, Path] = {}
+    sources = {_identity(job.source) for job in jobs}
+    written: dict[Hashable, Path] = {}
     for job in jobs:
         if job.target is None:
             continue
-        place = job.target.resolve()
-        if place in sources or _identity(place) in source_files:
+        place = _identity(job.target)
+        if place in sources:
             raise PoseFRError(f"{job.target} is an input too and would be overwritten; pick another folder for -o.")
         if place in written:
             raise PoseFRError(f"{written[place]} and {job.source} would both be written to {job.target}.")
@@ -366,13 +364,13 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
     return jobs
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What is the same for all names of one file; None where there is no file, or can be none of such a name."""
+def _identity(path: Path) -> Hashable:
+    """What is the same for all names of one file, on disks that ignore case and through mounts too."""
     try:
         status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    except OSError:  # there is no file, or can be none of such a name
+        return path.resolve()
+    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()  # some network drives number none
 
 
 def _is_picture(path: Path) -> bool:

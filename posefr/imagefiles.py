@@ -180,12 +180,14 @@ def _decode_quietly(data: bytes, name: str) -> Picture:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         icc = image.info.get("icc_profile")
         pixels = _decode_16(data) if deep else np.asarray(_plain(image))
-        if deep and image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
-            pixels = 65535 - pixels  # white is 0, which OpenCV does not heed
-        if deep and image.format == "TIFF" and 1 in image.tag_v2.get(_TIFF_EXTRA_SAMPLES, ()):  # type: ignore[attr-defined]
-            pixels = _straight(pixels)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        if deep and image.format == "TIFF":
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0, which OpenCV does not heed
+                pixels[..., :1] = 65535 - pixels[..., :1]
+            if 1 in tags.get(_TIFF_EXTRA_SAMPLES, ()):
+                pixels = _straight(pixels)
     space = b"GRAY" if pixels.shape[2] < 3 else b"RGB "
     if not icc or icc[16:20] != space:
         icc = None  # of another colour space, CMYK for one: it does not describe these pixels

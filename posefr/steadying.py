@@ -52,7 +52,7 @@ def steady_restored(
     tracks = [rows for rows in _tracks(faces, frames) if len(rows) > 1]
     if sigma == 0 or not tracks:
         return restored
-    guides = torch.stack([_guide(crop) for crop in restored])
+    guides = [_guide(crop) for crop in restored]
     steady = memory.copy(restored)
     done, total_faces = 0, sum(map(len, tracks))
     for rows in tracks:
@@ -106,18 +106,18 @@ def _window(row: int, rows: list[int], frames: list[int], sigma: float) -> Itera
             yield other, math.exp(-distance * distance / 2)
 
 
-def _unlike(guide: Tensor, other: Tensor) -> Tensor:
-    """[s, s]: how far two guides [3, s, s] differ, squared; 1 is half a change."""
-    change = other - guide
-    brightness = change.mean(dim=0)
-    hue = F.adaptive_avg_pool2d(change - brightness, _HUE_SIZE).square().amax(dim=0)
+def _unlike(guide: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """[s, s]: how far two guides differ, squared; 1 is half a change."""
+    brightness, hue = (b - a for a, b in zip(guide, other, strict=True))
+    hue = hue.square().amax(dim=0)
     hue = F.interpolate(hue[None, None], size=list(brightness.shape), mode="bilinear")[0, 0]
     return (brightness / _SAME).square() + hue / _SAME_HUE**2
 
 
-def _guide(crop: Tensor) -> Tensor:
-    """[3, s, s]: a crop [S, S, 3], small."""
+def _guide(crop: Tensor) -> tuple[Tensor, Tensor]:
+    """The brightness [s, s] of a crop [S, S, 3], and what its channels differ from it by, [3, t, t]; both small."""
     small = F.interpolate(
         crop.float().movedim(2, 0)[None], size=(_GUIDE_SIZE, _GUIDE_SIZE), mode="bilinear", antialias=True
     )
-    return small[0]
+    brightness = small[0].mean(dim=0)
+    return brightness, F.adaptive_avg_pool2d(small[0] - brightness, _HUE_SIZE)

@@ -69,9 +69,10 @@ def test_restorers_are_compared_and_clean_faces_get_rows_of_their_own(tmp_path, 
     clean = {row["method"]: float(row["psnr"]) for row in rows if row["severity"] == "clean"}
     assert clean["same f=1"] > 50
     assert clean["own f=1"] < 32
-    below = [line.split()[0] for line in printed.splitlines() if line.endswith("below the floor")]
-    assert "own" in below
-    assert "same" not in below
+    # The bundled weights, too, may fail such a picture, which is no photo.
+    low = {row["method"] for row in rows if row["severity"] == "clean" and float(row["psnr"]) < 32}
+    assert {line[:28].strip() for line in printed.splitlines() if line.endswith("below the floor")} == low
+    assert {"own f=1"} <= low <= {"own f=1", "posefr-256 f=1"}
     by_severity = [
         np.mean([float(row["psnr"]) for row in rows if (row["method"], row["severity"]) == ("same f=1", severity)])
         for severity in ("mild", "medium", "severe")
