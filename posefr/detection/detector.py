@@ -30,7 +30,7 @@ _TILTED = 45.0  # degrees of roll above which another of the angles sees the fac
 _TILT_PENALTY = 0.5
 _LARGE_VIEW = 448  # px; a face that fills a larger view is beyond the sizes that the bundled network learnt
 _LARGE_FACE = 256.0  # px; faces from here on are taken from the view at half size
-_EITHER = 0.1  # share of that size by which a face may miss it and still be taken from both: the views measure it apart
+_MISMEASURED = 0.1  # share of that size that two views may differ by: a face so near to it is taken from either
 _BENEFIT_OF_DOUBT = 3.0  # by how much the first look's logit may lie below the threshold where there is a second look
 _LEAST_TILE = 128  # px
 _TILE_OVERLAP = 0.25  # of a tile's side
@@ -313,21 +313,29 @@ def _join_tiles(coarse: Candidates, fine: Candidates, scale: Tensor) -> Candidat
     boxes = torch.cat((coarse.boxes, fine.boxes / scale.repeat(2)))
     landmarks = torch.cat((coarse.landmarks, fine.landmarks / scale))
     scores = torch.cat((coarse.scores, fine.scores))
-    kept = suppress(boxes, scores)
-    return Candidates(boxes[kept], landmarks[kept], scores[kept])
+    return _one_each(Candidates(boxes, landmarks, scores), scores)
 
 
 def _join(fine: Candidates, coarse: Candidates, scale: Tensor) -> Candidates:
-    """One set from a view and from the same at half its size, whose px are `scale` [2] times as large."""
+    """One set from a view and from the same at half its size, whose px are `scale` [2] times as large.
+
+    Each view gives the faces of its sizes, and those that the other measures as its own too and therefore lacks.
+    """
     boxes = torch.cat((fine.boxes, coarse.boxes * scale.repeat(2)))
     landmarks = torch.cat((fine.landmarks, coarse.landmarks * scale))
     scores = torch.cat((fine.scores, coarse.scores))
     size = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(1).sqrt()
     of_coarse = torch.arange(len(scores), device=scores.device) >= len(fine.scores)
-    chosen = torch.where(of_coarse, size >= _LARGE_FACE * (1 - _EITHER), size < _LARGE_FACE * (1 + _EITHER))
-    boxes, landmarks, scores = boxes[chosen], landmarks[chosen], scores[chosen]
-    kept = suppress(boxes, scores)
-    return Candidates(boxes[kept], landmarks[kept], scores[kept])
+    own = (size >= _LARGE_FACE) == of_coarse
+    chosen = own | ((size / _LARGE_FACE - 1).abs() < _MISMEASURED)
+    found = _pick(Candidates(boxes, landmarks, scores), chosen)
+    return _one_each(found, found.scores + own[chosen])
+
+
+def _one_each(found: Candidates, rank: Tensor) -> Candidates:
+    """Of the finds of one face that of the highest rank [N], by falling score."""
+    kept = suppress(found.boxes, rank)
+    return _pick(found, kept[torch.argsort(found.scores[kept], descending=True, stable=True)])
 
 
 def _turn_back(found: Candidates, angle: int, size: tuple[int, int]) -> Candidates:
@@ -351,9 +359,7 @@ def _merge(seen: Sequence[Candidates], angles: Sequence[int]) -> Candidates:
         return seen[0]
     rank = torch.cat([c.scores - _TILT_PENALTY * _tilted(c, angle) for c, angle in zip(seen, angles, strict=True)])
     boxes, landmarks, scores = (torch.cat([getattr(c, k) for c in seen]) for k in ("boxes", "landmarks", "scores"))
-    kept = suppress(boxes, rank)
-    kept = kept[torch.argsort(scores[kept], descending=True, stable=True)]
-    return Candidates(boxes[kept], landmarks[kept], scores[kept])
+    return _one_each(Candidates(boxes, landmarks, scores), rank)
 
 
 def _tilted(found: Candidates, angle: int) -> Tensor:
