@@ -26,6 +26,7 @@ from .posefr.conversion import (
     to_boxes,
     to_segs,
 )
+from .posefr.cuts import find_cuts
 from .posefr.detection import detector_names, detector_stamp, load_detector
 from .posefr.drawing import draw_faces
 from .posefr.errors import PoseFRError
@@ -663,6 +664,12 @@ class TrackFaces(_Node):
             "do not tremble.",
             inputs=[
                 FacesSocket.Input("faces", tooltip="From Detect Faces, for all frames."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The frames that went into Detect Faces: with them cuts are found, and after a cut new "
+                    "tracks begin.",
+                ),
                 io.Int.Input(
                     "gap",
                     default=5,
@@ -703,10 +710,19 @@ class TrackFaces(_Node):
         )
 
     @classmethod
-    def execute(cls, faces: Faces, gap: int, smoothing: float, reach: float) -> io.NodeOutput:
-        tracked = smooth_faces(track_faces(faces, gap=gap, reach=reach), sigma=smoothing)
+    def execute(
+        cls, faces: Faces, gap: int, smoothing: float, reach: float, images: torch.Tensor | None = None
+    ) -> io.NodeOutput:
+        cuts: list[int] = []
+        if images is not None:
+            pictures, _ = _split(images)
+            _check_same_images(pictures, faces)
+            cuts = find_cuts(pictures)
+        tracked = smooth_faces(track_faces(faces, gap=gap, reach=reach, cuts=cuts), sigma=smoothing)
         count = len(tracked.track.unique())
         said = f"{_plural(count, 'track')} over {_plural(faces.frames, 'image')}"
+        if cuts:
+            said += f", {_plural(len(cuts), 'cut')}"
         filled = len(tracked) - len(faces)
         return cls.done(tracked, count, said=f"{said}, {_plural(filled, 'face')} filled in" if filled else said)
 
@@ -1327,8 +1343,8 @@ class RestoreFacesInImage(_Node):
                 io.Boolean.Input(
                     "video",
                     default=False,
-                    tooltip="The images of the batch are the frames of a video: follow each face over them, fill in "
-                    "where one was missed for up to 5 frames, and steady the faces.",
+                    tooltip="The images of the batch are the frames of a video: follow each face over them "
+                    "from cut to cut, fill in where one was missed for up to 5 frames, and steady the faces.",
                 ),
                 _if_no_face("the image unchanged"),
                 _working_size(),
@@ -1388,7 +1404,7 @@ class RestoreFacesInImage(_Node):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
             return cls.done(image, nothing, faces, warnings=(_no_face(images, if_no_face), halved))
         if video:
-            faces = smooth_faces(track_faces(faces))
+            faces = smooth_faces(track_faces(faces, cuts=find_cuts(images)))
         faces = select_faces(faces, order="area", limit=limit)
         crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
         restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)

@@ -512,7 +512,7 @@ def restore_faces_in_video(g: Graph) -> None:
     g.column()
     parts = g.add("GetVideoComponents", video=load["VIDEO"])
     faces = _detect(g, parts["images"])
-    track = g.add("PoseFRTrackFaces", faces=faces["faces"])
+    track = g.add("PoseFRTrackFaces", faces=faces["faces"], images=parts["images"])
     g.column()
     paste = _restore(g, parts["images"], track["faces"])
     g.column()

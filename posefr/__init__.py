@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compositing import paste_faces
+    from .cuts import find_cuts
     from .detection import load_detector
     from .errors import PoseFRError
     from .faces import Faces
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "crop_faces",
     "face_sharpness",
+    "find_cuts",
     "load_detector",
     "load_parser",
     "load_restorer",
@@ -52,6 +54,7 @@ _HOME = {
     "PoseFRError": "errors",
     "crop_faces": "geometry",
     "face_sharpness": "sharpness",
+    "find_cuts": "cuts",
     "load_detector": "detection",
     "load_parser": "parsing",
     "load_restorer": "restoration",

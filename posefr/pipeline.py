@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .compositing import paste_faces
+from .cuts import find_cuts
 from .geometry import crop_faces
 from .selection import select_faces
 from .steadying import steady_restored
@@ -81,7 +82,8 @@ def restore_report(
         grow: how far the mask's border is moved outwards, or inwards if below 0, per cent of the crop's side.
         color_match: `none`, `mean_std`, `wavelet` or `detail`.
         strength: 0..1; 0 returns the input.
-        video: the images are the frames of a video: faces are tracked, gaps filled, crops and restored faces steadied.
+        video: the images are the frames of a video: faces are tracked from cut to cut, gaps filled, crops and restored
+            faces steadied.
         batch: images, and crops, per forward pass.
         on_chunk: called as (stage, done, total) between forward passes, stage being `detect` or `restore`; what it
             raises ends the work.
@@ -92,7 +94,7 @@ def restore_report(
     found = detector.detect(
         images, threshold=threshold, size=size, angles=angles, batch=batch, on_chunk=_stage(on_chunk, "detect")
     )
-    faces = smooth_faces(track_faces(found)) if video else found
+    faces = smooth_faces(track_faces(found, cuts=find_cuts(images))) if video else found
     faces = select_faces(faces, **select) if select else faces
     crops = crop_faces(images, faces, size=restorer.size, frame=restorer.frame)
     restored = restorer.restore(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 
@@ -28,7 +29,7 @@ _FURTHEST_OF_NOISY = 0.12  # the same in tracks whose faces are all found so ine
 _LEAD = 3  # frames beyond a track's last face that its motion is followed for
 
 
-def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8) -> Faces:
+def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8, cuts: Collection[int] = ()) -> Faces:
     """Tell which faces are the same one over the frames of a video, and fill in where one was missed.
 
     Each track expects its face where a line through its last frames leads. In each frame faces and tracks are matched
@@ -39,6 +40,7 @@ def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8) -> Faces:
         faces: the faces of all frames; their former tracks are forgotten.
         gap: the most frames in a row in which a face may be missing.
         reach: how far the landmarks may lie from where they are expected, in face sizes (the geometric mean of both).
+        cuts: frames that a new shot begins at, from `find_cuts`; no track goes on from one shot to the next.
 
     Returns:
         The faces by frame, with tracks counted from 0 in order of first appearance. The frames of a gap are filled in
@@ -55,7 +57,8 @@ def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8) -> Faces:
     active: list[int] = []
     for frame in frames.unique().tolist():
         rows = (frames == frame).nonzero()[:, 0]
-        active = [i for i in active if frame - int(frames[tracks[i][-1]]) <= gap + 1]
+        earliest = max([frame - gap - 1, *(cut for cut in cuts if cut <= frame)])
+        active = [i for i in active if int(frames[tracks[i][-1]]) >= earliest]
         expected = [_expect(points[tracks[i][-_HISTORY:]], frames[tracks[i][-_HISTORY:]], frame) for i in active]
         matches = _assign(torch.stack(expected), points[rows], reach) if expected else {}
         for place, row in enumerate(rows.tolist()):

@@ -448,6 +448,20 @@ def test_widgets_reach_the_tracker(nodes):
     assert torch.equal(untouched.box, faces.box)
 
 
+def test_tracks_end_where_the_pictures_show_a_cut(nodes, comfy):
+    images, faces, _ = video_faces(nodes, missing=(5, 6))
+    cut_at_6 = torch.cat([images[:1].expand(6, -1, -1, -1), images[1:2].expand(6, -1, -1, -1)])
+    tracked, count = run(nodes.TrackFaces, faces=faces, images=cut_at_6).args
+    assert count == 4
+    assert comfy.notes["7"] == "4 tracks over 12 images, 1 cut"
+    assert len(tracked) == len(faces), "nothing is filled in over the cut"
+    assert set(tracked.track[tracked.frame < 6].tolist()) == {0, 1}
+    _, count = run(nodes.TrackFaces, faces=faces, images=images[:1].expand(12, -1, -1, -1)).args
+    assert count == 2
+    with pytest.raises(nodes.PoseFRError, match="were found in"):
+        run(nodes.TrackFaces, faces=faces, images=images[:5])
+
+
 def test_the_one_node_steadies_a_video(nodes, models):
     images, _, models.detectors["blind"] = video_faces(nodes, missing=(4,))
     alone = run(nodes.RestoreFacesInImage, image=images, detector="blind").args[2]
