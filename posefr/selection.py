@@ -37,8 +37,8 @@ def select_faces(
 
     Args:
         faces: what to pick from.
-        order: `area` (largest first), `left_to_right`, `top_to_bottom`, `center` (nearest to the middle of the image
-            first) or `confidence` (highest first).
+        order: `area` (largest first, by the mean size of its track where a face has one), `left_to_right`,
+            `top_to_bottom`, `center` (nearest to the middle of the image first) or `confidence` (highest first).
         indices: the numbers of the faces to pick in each frame, counted from 0 in that order, such as "0,2-4"; all
             where empty. A frame with fewer faces gives those it has.
         limit: the most faces to pick in a frame, the first of those left; 0 for all.
@@ -129,7 +129,7 @@ def _order_key(faces: Faces, order: str) -> Tensor:
     """[N]: what to sort by, lowest first."""
     centre = (faces.box[:, :2] + faces.box[:, 2:]) / 2
     if order == "area":
-        return -faces.size
+        return -_lasting_size(faces)
     if order == "left_to_right":
         return centre[:, 0]
     if order == "top_to_bottom":
@@ -140,6 +140,15 @@ def _order_key(faces: Faces, order: str) -> Tensor:
     if order == "confidence":
         return -faces.score
     raise PoseFRError(f"The order {order!r} is unknown; pick one of {', '.join(ORDERS)}.")
+
+
+def _lasting_size(faces: Faces) -> Tensor:
+    """[N]: each face's size, or the mean one of its track, so that people keep their order over a video."""
+    names, track = faces.track.unique(return_inverse=True)
+    mean = torch.zeros(len(names), device=faces.device).scatter_reduce(
+        0, track, faces.size, reduce="mean", include_self=False
+    )
+    return torch.where(faces.track < 0, faces.size, mean[track])
 
 
 def _within(name: str, values: Tensor, limits: tuple[float, float]) -> Tensor:

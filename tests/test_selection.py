@@ -147,3 +147,18 @@ def test_other_mistakes_are_named(faces: Faces) -> None:
         select_faces(faces, yaw=(60, -60))
     with pytest.raises(PoseFRError, match="range of size"):
         select_faces(faces, size=(math.nan, 5))
+
+
+def test_people_keep_their_order_over_a_video() -> None:
+    frame = torch.arange(6).repeat_interleave(2)
+    size = torch.tensor([30.0, 29, 31, 33, 32, 30, 28, 31, 33, 30, 34, 29])  # the second one is larger now and then
+    corner = torch.tensor([0.0, 60.0]).repeat(6)[:, None].expand(-1, 2)
+    box = torch.cat([corner, corner + size[:, None]], dim=1)
+    tracks = torch.tensor([1, 0]).repeat(6)
+    faces = Faces.make(frame, box, torch.zeros(12, 5, 2), torch.ones(12), (110, 110), 6, track=tracks)
+    assert select_faces(faces, limit=1).track.tolist() == [1] * 6
+    assert select_faces(faces, indices="1").track.tolist() == [0] * 6
+    alone = faces[(faces.track == 0) | (faces.frame < 3)]
+    assert select_faces(alone, limit=1).track.tolist() == [1, 1, 1, 0, 0, 0]
+    untracked = replace(faces, track=torch.full_like(tracks, -1))
+    assert select_faces(untracked, limit=1).size.tolist() == pytest.approx([30, 33, 32, 31, 33, 34])
