@@ -408,10 +408,14 @@ def _device(name: str) -> torch.device:
 
 
 def _folders(models: Path | None, names: Sequence[str]) -> list[Path]:
-    """Where weights lie under --models: in the sub-folders that ComfyUI uses, if it has them, else in the folder."""
+    """Where weights lie under --models: in the sub-folders that ComfyUI uses, if it has them, else in the folder.
+
+    A models folder of ComfyUI without any gets the first one, when a file is fetched.
+    """
     if models is None:
         return []
-    return [models / name for name in names if (models / name).is_dir()] or [models]
+    own = [models / name for name in names if (models / name).is_dir()]
+    return own or [models / names[0] if (models / "checkpoints").is_dir() else models]
 
 
 def _load_detector(args: argparse.Namespace) -> Detector:

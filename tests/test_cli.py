@@ -283,6 +283,11 @@ def test_weights_are_looked_up_where_comfyui_keeps_them(photo, tmp_path, models)
     plain = tmp_path / "plain"
     assert _run("restore", photo, "-o", tmp_path / "out", "--models", plain) == cli.DONE
     assert models["detector"]["folders"] == models["restorer"]["folders"] == [plain]
+    fresh = tmp_path / "fresh"
+    (fresh / "checkpoints").mkdir(parents=True)
+    assert _run("restore", photo, "-o", tmp_path / "out", "--models", fresh) == cli.DONE
+    assert models["detector"]["folders"] == [fresh / "facedetection"]
+    assert models["restorer"]["folders"] == [fresh / "posefr"]
 
 
 def test_the_report_tells_settings_and_faces(photo, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from posefr.errors import PoseFRError
+from posefr.restoration.network import CONFIGURATIONS
 from posefr.training.__main__ import main
 from posefr.training.convert import convert, read_generator
 from posefr.training.prior import PriorConfig, load_prior
@@ -136,6 +137,15 @@ def test_what_fits_another_configuration_is_taken_and_the_rest_named():
     assert torch.equal(prior.synthesis.block(32).up.weight, tensors["convs.4.conv.weight"][0])
     assert "convs.6.conv.weight [1, 8, 8, 3, 3]: synthesis.blocks.64.up.weight has [4, 8, 3, 3]" in refused
     assert all("convs.6" in line or "convs.7" in line or "to_rgbs.3" in line for line in refused)
+
+
+def test_a_generator_of_other_widths_is_refused(tmp_path):
+    torch.save(generator(), tmp_path / "generator.pt")
+    out = tmp_path / "prior.safetensors"
+    with pytest.raises(PoseFRError, match="it has 16 channels at 4 px, the prior 192"):
+        convert(read_generator(tmp_path / "generator.pt"), PriorConfig.of(CONFIGURATIONS["posefr-256"]))
+    assert main(["convert", str(tmp_path / "generator.pt"), "-o", str(out), "--configuration", "posefr-256"]) != 0
+    assert not out.exists()
 
 
 def test_other_files_are_refused(tmp_path):

@@ -29,7 +29,9 @@ def cost_of(restorer: Restorer) -> Cost:
     """Restore one grey face and count."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    face = torch.full((1, restorer.size, restorer.size, 3), 0.5)
-    with FlopCounterMode(display=False) as counter:
-        restorer.restore(face)
+    parameter = next(restorer.network.parameters())
+    face = torch.full((1, 3, restorer.size, restorer.size), 0.5, device=parameter.device, dtype=parameter.dtype)
+    # Before torch 2.6 the counter sees nothing in inference mode, so not by restore().
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        restorer.call(restorer.network, face, 0.5, 0)
     return Cost(sum(p.numel() for p in restorer.network.parameters()), counter.get_total_flops() // 2)

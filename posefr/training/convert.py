@@ -125,6 +125,9 @@ def convert(
 
     Returns:
         The prior, and a line for each tensor that it could not take, with the reason.
+
+    Raises:
+        PoseFRError: the generator has no such size, or no convolution of it fits: the prior would be random.
     """
     prior = Prior(config or _own_shapes(tensors, size))
     own = prior.state_dict()
@@ -140,6 +143,13 @@ def convert(
             own[target].copy_(shaped.reshape(own[target].shape))
         else:
             refused.append(f"{name} {list(value.shape)}: {target} has {list(own[target].shape)}")
+    convolutions = {name for name in tensors if name.endswith("conv.weight")}
+    if convolutions <= {line.split()[0] for line in refused}:
+        wide, narrow = tensors["input.input"].shape[1], prior.config.channels[4]
+        raise PoseFRError(
+            f"No convolution of the generator fits: it has {wide} channels at 4 px, the prior {narrow}. Take one that "
+            "was trained with the prior's widths, or convert it in its own shapes, without --configuration."
+        )
     return prior, refused
 
 
