@@ -56,8 +56,8 @@ def paste_faces(
         feather: width of the soft edge, inside the mask, in per cent of the crop's side, 0..50. There is always a soft
             edge towards the crop's border.
         color_match: `none`, `mean_std` (in OKLab, over the face), `wavelet` (the input's lowest frequencies) or
-            `detail` (all but the highest frequencies are the input's). Over the
-            frames of a track it changes smoothly.
+            `detail` (all but the highest frequencies are the input's). The input is the crop, or on an enlargement
+            what lies there: upscalers change colours too. Over the frames of a track it changes smoothly.
         strength: 0 (the input) to 1 (the restored face).
         mask_space: `crop` or `image`, what a mask tensor covers; found from its size where None, as `image` if it fits
             both.
@@ -92,12 +92,25 @@ def paste_faces(
 
     device = images.device
     transforms = crops.transforms.cpu().double() * (size / crops.size)
-    transforms[:, :, :2] /= _enlargement(images, crops)
+    enlargement = _enlargement(images, crops)
+    transforms[:, :, :2] /= enlargement
     outlines = face_outline(crops.faces.landmarks.to(device), crops.transforms.to(device), crops.size)
-    colors = _color_changes(crops, restored, color_match, device)
+    first = torch.zeros(1, dtype=torch.int64)
+
+    def own(i: int) -> Tensor:
+        return sample_crops(images[frames[i] : frames[i] + 1], first, transforms[i : i + 1], size)[0]
+
+    as_cropped = enlargement == 1 or color_match == "none"
+    changes = [
+        color_change(
+            picture.to(device, torch.float32), crops.images[i].to(device) if as_cropped else own(i), color_match
+        )
+        for i, picture in enumerate(restored)
+    ]
+    # Those of a track are smoothed over its frames, so that they do not flicker.
+    colors = list(smooth_over_tracks(torch.stack(changes), crops.faces)) if changes else []
     out = memory.copy(images)
     coverage = memory.zeros(images.shape[:3], device)
-    first = torch.zeros(1, dtype=torch.int64)
     # Fewer crop px to an image px: larger in the image, nearer, on top.
     places = sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: place.scale)
     for done, place in enumerate(places, start=1):
@@ -120,22 +133,12 @@ def paste_faces(
         picture = apply_color(restored[i].to(device, torch.float32), colors[i], color_match)
         keep = min(max(3 - 2 * place.scale, 0.0), 1.0)
         if keep:
-            own = sample_crops(images[frame : frame + 1], first, transforms[i : i + 1], size)[0]
-            picture = picture - keep * own
+            picture = picture - keep * own(i)
         face = resample(picture, place.matrix, (place.left, place.top, place.width, place.height))
         _blend(out[region][:, :, :3], images[region][:, :, :3].float(), face, keep, weight.mul_(strength))
         if on_face is not None:
             on_face(done, len(places))
     return out, coverage
-
-
-def _color_changes(crops: Crops, restored: Tensor, method: str, device: torch.device) -> list[Tensor]:
-    """Of each crop; those of a track are smoothed over its frames, so that they do not flicker."""
-    changes = [
-        color_change(picture.to(device, torch.float32), source.to(device), method)
-        for picture, source in zip(restored, crops.images, strict=True)
-    ]
-    return list(smooth_over_tracks(torch.stack(changes), crops.faces)) if changes else []
 
 
 def _blend(result: Tensor, below: Tensor, face: Tensor, keep: float, weight: Tensor) -> None:

@@ -7,6 +7,7 @@ import math
 import pytest
 import skimage.data
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -411,6 +412,18 @@ def test_color_match_undoes_a_cast(photo: Tensor, method: str) -> None:
     inside = covered == 1
     assert (matched - photo)[inside].mean(dim=0).abs().max() < 0.01
     assert (matched - photo)[inside].abs().mean() < 0.3 * (off - photo)[inside].abs().mean()
+
+
+@pytest.mark.parametrize("method", ["mean_std", "wavelet", "detail"])
+def test_on_an_enlargement_of_other_colours_the_face_takes_those(photo: Tensor, method: str) -> None:
+    crops = crops_of(photo, [ASTRONAUT], 256)
+    enlarged = F.interpolate(photo.movedim(3, 1), scale_factor=2, mode="bicubic", antialias=True).movedim(1, 3)
+    graded = enlarged.clamp(0, 1) * torch.tensor([0.9, 0.8, 0.7]) + 0.04
+    off, covered = paste_faces(graded, crops, crops.images)
+    matched, _ = paste_faces(graded, crops, crops.images, color_match=method)
+    inside = covered == 1
+    assert (off - graded)[inside].mean(dim=0).abs().max() > 0.05
+    assert (matched - graded)[inside].mean(dim=0).abs().max() < 0.01
 
 
 def test_detail_keeps_the_inputs_shapes_and_takes_the_restored_texture(photo: Tensor) -> None:
