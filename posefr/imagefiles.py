@@ -36,6 +36,7 @@ _TIFF_PHOTOMETRIC = 262
 _TIFF_SAMPLE_FORMAT = 339
 _TIFF_PLANAR_CONFIGURATION = 284
 _TIFF_EXTRA_SAMPLES = 338
+_MOST_PIXELS = 2**30  # OpenCV's limit, too
 # Rec. 601 luma, which Pillow uses for its grey too.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -158,12 +159,20 @@ def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:
 def _decode(data: bytes, name: str) -> Picture:
     import warnings
 
+    from PIL import Image
+
     if not data:
         raise PoseFRError(f"{name} is empty; expected a png, jpg, webp, bmp or tiff file.")
+    usual = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
-        # Pillow warns of scans above 89 Mpx (twice as many raise an error) and of damage that it then raises for.
+        # Pillow warns of scans above 89 Mpx and of damage that it then raises for, and refuses what a phone of 200 Mpx
+        # takes.
         warnings.simplefilter("ignore")
-        return _decode_quietly(data, name)
+        Image.MAX_IMAGE_PIXELS = _MOST_PIXELS // 2
+        try:
+            return _decode_quietly(data, name)
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 def _decode_quietly(data: bytes, name: str) -> Picture:
@@ -259,7 +268,7 @@ def write_picture(path: Path, picture: Picture, quality: int = 95) -> list[str]:
         path: ends in one of SUFFIXES; missing folders are made.
         quality: 1..100, for jpg and webp; webp is lossless at 100.
 
-    Returns what the format could not hold, as words for a report: "alpha", "16 bits", or nothing.
+    Returns what the format could not hold, as words for a report: "alpha", "16 bits", "colour profile", or nothing.
 
     Raises PoseFRError for another suffix, an image that the format cannot hold, or a file that cannot be written.
     """
@@ -272,6 +281,9 @@ def write_picture(path: Path, picture: Picture, quality: int = 95) -> list[str]:
     if picture.bits == 16 and suffix not in (".png", ".tif", ".tiff"):
         picture = replace(picture, pixels=((picture.pixels.astype("uint32") + 128) // 257).astype("uint8"))
         lost.append("16 bits")
+    if picture.icc and (suffix == ".bmp" or (suffix == ".webp" and picture.is_grey)):  # webp has no grey pictures
+        picture = replace(picture, icc=None)
+        lost.append("colour profile")
     try:
         data = _encode(picture, suffix, quality)
     except (OSError, ValueError) as error:

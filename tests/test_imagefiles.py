@@ -138,6 +138,28 @@ def test_what_a_format_cannot_hold_is_told(tmp_path, name, channels, bits, lost)
     assert back.has_alpha == (channels == 4 and "alpha" not in lost)
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "kept"), [("a.jpg", 1, True), ("a.webp", 1, False), ("a.webp", 3, True), ("a.bmp", 3, False)]
+)
+def test_a_profile_that_a_format_cannot_hold_is_told(tmp_path, name, channels, kept):
+    profile = b"\0" * 16 + (b"GRAY" if channels == 1 else b"RGB ") + b"\0" * 108
+    lost = write_picture(tmp_path / name, Picture(_pixels(channels, 8), profile))
+    assert lost == ([] if kept else ["colour profile"])
+    with Image.open(tmp_path / name) as image:
+        assert image.info.get("icc_profile") == (profile if kept else None)
+
+
+def test_pictures_of_200_megapixels_are_read(tmp_path, monkeypatch):
+    for most in (2, 9):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        write_picture(tmp_path / "a.png", Picture(_pixels(3, 8)))
+        assert read_picture(tmp_path / "a.png").pixels.shape == (7, 5, 3)
+        assert most == Image.MAX_IMAGE_PIXELS, "other packages keep their limit"
+    monkeypatch.setattr("posefr.imagefiles._MOST_PIXELS", 34)
+    with pytest.raises(PoseFRError, match="exceeds limit"):
+        read_picture(tmp_path / "a.png")
+
+
 def test_16_bits_become_the_nearest_8(tmp_path):
     pixels = np.array([[[0, 128, 129], [65535, 65407, 65406]]], np.uint16)
     write_picture(tmp_path / "a.bmp", Picture(pixels))
