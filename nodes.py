@@ -499,8 +499,8 @@ class SelectFaces(_Node):
             node_id="PoseFRSelectFaces",
             display_name="Select Faces (PoseFR)",
             category=CATEGORY,
-            description="Keeps some of the faces: by number, track, size, sharpness, confidence or pose. Works on "
-            "each image of the batch by itself. A face is kept if it meets all that is set.",
+            description="Keeps some of the faces: by number, track, frame, size, sharpness, confidence or pose. Works "
+            "on each image of the batch by itself. A face is kept if it meets all that is set.",
             inputs=[
                 FacesSocket.Input("faces", tooltip="From Detect Faces or Track Faces."),
                 io.Image.Input(
@@ -512,8 +512,9 @@ class SelectFaces(_Node):
                     "order",
                     options=list(ORDERS),
                     default="area",
-                    tooltip="How the faces of an image are counted: largest first, from the left, from the top, from "
-                    "the centre outwards, or surest first. Preview Faces shows the numbers.",
+                    tooltip="How the faces of an image are counted: largest first (tracked faces by their mean "
+                    "size), from the left, from the top, from the centre outwards, or surest first. Preview Faces "
+                    "shows the numbers.",
                 ),
                 io.String.Input(
                     "indices",
@@ -524,8 +525,9 @@ class SelectFaces(_Node):
                 io.String.Input(
                     "tracks",
                     default="",
-                    tooltip="Which faces to keep over a whole video: the tracks of Track Faces, which Preview Faces "
-                    'shows, for example "0" or "0,2-4"; empty keeps all.',
+                    tooltip="Which faces to keep over the frames of a video: the tracks of Track Faces, which "
+                    'Preview Faces shows, for example "0" or "0,2-4"; after a cut a person has a new track. Empty '
+                    "keeps all.",
                 ),
                 io.String.Input(
                     "frames",
@@ -1245,7 +1247,7 @@ class PasteFaces(_Node):
                     "crop_masks",
                     optional=True,
                     tooltip="A mask for each crop, or one for all, from Face Parts Mask or any other node: the white "
-                    "part of the crop is pasted. Takes the place of the mask chosen below.",
+                    "part of the crop is pasted. Takes the place of mask.",
                 ),
             ],
             outputs=[
@@ -1354,7 +1356,7 @@ class RestoreFacesInImage(_Node):
                     "restorer_model",
                     types=RESTORERS,
                     optional=True,
-                    tooltip="Replaces the restorer chosen above: from Load Face Restorer, from another pack's face "
+                    tooltip="Takes the place of restorer: from Load Face Restorer, from another pack's face "
                     "restore model loader, or from Load Upscale Model.",
                 ),
             ],

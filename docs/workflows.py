@@ -505,8 +505,9 @@ def restore_faces_in_video(g: Graph) -> None:
     load = g.add("LoadVideo", file="example.mp4")
     g.note(
         "**Pick your video, then press Run.**\n\nTrack Faces steadies the faces over the frames, so that restored "
-        "faces do not tremble, and gives every person a number. To restore one person alone, put Select Faces behind "
-        "it and type the number into *tracks*.\n\nAll frames are in memory at once: cut long videos into parts.",
+        "faces do not tremble, and numbers them as tracks; after a cut new tracks begin. To restore one person alone, "
+        "look up that person's tracks with Preview Faces, put Select Faces behind Track Faces and type them into "
+        "*tracks*, such as `0,3`.\n\nAll frames are in memory at once: cut long videos into parts.",
         230,
     )
     g.column()
