@@ -235,8 +235,7 @@ def _restore(args: argparse.Namespace) -> int:
             said = "no face found, passed through"
         elif len(result.faces) == 0:
             said = f"none of {count} selected, passed through"
-        if lost:
-            said += f"; {job.target.suffix[1:]} cannot hold its {' and '.join(lost)}"
+        said += _lost(job.target, lost)
         if fitted < _FACES_AT_ONCE:
             said += f"; memory ran out, done with {fitted} at a time"
         return {
@@ -271,11 +270,12 @@ def _detect(args: argparse.Namespace) -> int:
         )
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
-        if job.target is not None:
-            write_picture(job.target, picture.with_image(draw_faces(picture.image, faces.to("cpu"))))
         records = face_records(faces)
         count = "1 face" if len(found) == 1 else f"{len(found)} faces"
         lines = [f"{len(faces)} of {count} listed" if args.only else count]
+        if job.target is not None:
+            lost = write_picture(job.target, picture.with_image(draw_faces(picture.image, faces.to("cpu"))))
+            lines[0] += _lost(job.target, lost)
         for record in records:
             x0, y0, x1, y1 = record["box"]
             yaw = "unknown" if record["yaw"] is None else f"{record['yaw']:+.0f} degrees"
@@ -292,6 +292,11 @@ def _detect(args: argparse.Namespace) -> int:
         }
 
     return _run(args, jobs, detect)
+
+
+def _lost(target: Path, lost: Sequence[str]) -> str:
+    """What a format could not hold, to go behind what is said of a file."""
+    return f"; {target.suffix[1:]} cannot hold its {' and '.join(lost)}" if lost else ""
 
 
 def _run(args: argparse.Namespace, jobs: Sequence[_Job], work: Callable[[_Job], dict[str, Any]]) -> int:

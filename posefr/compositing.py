@@ -63,7 +63,7 @@ def paste_faces(
             both.
         grow: how far the mask's border is moved outwards, or inwards if below 0, in per cent of the crop's side,
             -50..50; never beyond the crop.
-        on_face: called with faces done and faces in all; may raise to stop.
+        on_face: called with faces done, 0 at first, and faces in all; may raise to stop.
 
     Returns:
         The pasted images, [B, H, W, C] in the type of `images`, and where faces were pasted, [B, H, W] float32, 0..1,
@@ -101,12 +101,12 @@ def paste_faces(
         return sample_crops(images[frames[i] : frames[i] + 1], first, transforms[i : i + 1], size)[0]
 
     as_cropped = enlargement == 1 or color_match == "none"
-    changes = [
-        color_change(
-            picture.to(device, torch.float32), crops.images[i].to(device) if as_cropped else own(i), color_match
-        )
-        for i, picture in enumerate(restored)
-    ]
+    changes = []
+    for i, picture in enumerate(restored):
+        source = crops.images[i].to(device) if as_cropped else own(i)
+        changes.append(color_change(picture.to(device, torch.float32), source, color_match))
+        if on_face is not None:
+            on_face(0, count)
     # Those of a track are smoothed over its frames, so that they do not flicker.
     colors = list(smooth_over_tracks(torch.stack(changes), crops.faces)) if changes else []
     out = memory.copy(images)

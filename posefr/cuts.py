@@ -6,53 +6,69 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .geometry import check_images
+
 __all__ = ["find_cuts"]
 
 _SIDE = 32  # px, of the small pictures that are compared
 _SAMPLES = 128  # px along the shorter side that a small picture is averaged from
-_AROUND = 5  # frames before and after a cut that are compared
-_LEAST, _TIMES = 0.3, 2.0
+_NEAR = 5  # frames before and after a cut of which none may be like another
+_AROUND = 8  # frames before and after a cut that tell how much the pictures change there
+_LEAST, _TIMES, _UNRELATED = 0.3, 2.0, 0.7
 _FLAT = 0.03  # standard deviation of a small picture, 0..1, that hardly shows anything
+_BAR = 0.05  # range of values, 0..1, of what never shows anything
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def find_cuts(images: Tensor) -> list[int]:
     """Find the hard cuts of a video.
 
-    Frames are compared as small grey pictures, by 1 less the product of SSIM's contrast and structure terms (Wang et
-    al. 2004) over the whole picture. There is a cut where none of the five frames before is like any of the five
-    after, at a distance of at least 0.3, and twice what the pictures around there change by from frame to frame: fast
-    pans, flashes and a lamp that is switched on are no cuts. Dissolves are not found.
+    Frames are compared as small grey pictures without black bars, by 1 less the product of SSIM's contrast and
+    structure terms (Wang et al. 2004) over the whole picture. There is a cut where each of the five frames before is at
+    least 0.3 away from each of the five after, and twice as far as frames of the eight before and after are from the
+    next one; at 0.7 and more two of these may be further, other cuts or a flash. So pans, also of drawings that stay
+    for some frames, flashes and a lamp that is switched on are no cuts. Dissolves and series of very short shots are
+    not found.
 
     Args:
-        images: [B, H, W, 3] floats, 0..1, the frames in their order.
+        images: [B, H, W, C] floats, 0..1, C = 3 or more, the frames in their order.
 
     Returns:
         The first frame of each shot but the first, ascending.
+
+    Raises:
+        PoseFRError: images of another shape or type.
     """
-    pictures = torch.stack([_small(frame) for frame in images]) if len(images) else images.new_zeros(0, 1)
-    pictures = pictures.cpu()
-    return [frame for frame in range(1, len(pictures)) if _is_cut(pictures, frame)]
+    check_images(images)
+    if len(images) < 2:
+        return []
+    pictures = torch.stack([_small(frame) for frame in images])
+    rows, columns = (pictures.amax(across) - pictures.amin(across) > _BAR for across in ((0, 2), (0, 1)))
+    if rows.any() and columns.any():
+        pictures = pictures[:, rows][:, :, columns]
+    pictures = pictures.flatten(1)
+    pictures = pictures - pictures.mean(dim=1, keepdim=True)
+    steps = _distance(pictures[:-1], pictures[1:])
+    return [frame for frame in range(1, len(pictures)) if _is_cut(pictures, steps, frame)]
 
 
 def _small(frame: Tensor) -> Tensor:
-    """[1024]: a frame [H, W, 3] as a small grey picture whose mean is 0."""
+    """[32, 32] on the CPU: a frame [H, W, C], small and grey. What is not finite counts as black."""
     step = max(1, min(frame.shape[:2]) // _SAMPLES)
-    luma = frame[::step, ::step].float() @ frame.new_tensor(_LUMA, dtype=torch.float32)
-    small = F.adaptive_avg_pool2d(luma[None], _SIDE).flatten()
-    return small - small.mean()
+    colors = frame[::step, ::step, :3].float().nan_to_num(0, 0, 0)
+    return F.adaptive_avg_pool2d((colors @ colors.new_tensor(_LUMA)).cpu()[None], _SIDE)[0]
 
 
-def _is_cut(pictures: Tensor, frame: int) -> bool:
-    before, after = pictures[max(0, frame - _AROUND) : frame], pictures[frame : frame + _AROUND]
-    steps = torch.cat([_distance(side[:-1], side[1:]) for side in (before, after)]).sort(descending=True).values
-    usual = float(steps[1]) if len(steps) > 1 else 0.0  # the largest may be a flash or another cut
+def _is_cut(pictures: Tensor, steps: Tensor, frame: int) -> bool:
+    before, after = pictures[max(0, frame - _NEAR) : frame], pictures[frame : frame + _NEAR]
     apart = float(_distance(before[:, None], after[None]).min())
-    return apart >= max(_LEAST, _TIMES * usual)
+    others = torch.cat([steps[max(0, frame - _AROUND) : frame - 1], steps[frame : frame + _AROUND - 1]])
+    rest = others.sort(descending=True).values[2 if apart >= _UNRELATED else 0 :]
+    return apart >= _LEAST and bool((apart >= _TIMES * rest).all())
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
-    """How little small pictures [..., 1024] are like each other: 0 for the same, 1 for unrelated, 2 for negatives."""
+    """How little pictures [..., K] of mean 0 are like each other: 0 for the same, 1 for unrelated, 2 for negatives."""
     shared = (one * other).mean(dim=-1)
     contrast = one.square().mean(dim=-1) + other.square().mean(dim=-1)
     return 1 - (2 * shared + _FLAT**2) / (contrast + _FLAT**2)

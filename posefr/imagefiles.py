@@ -36,6 +36,7 @@ _TIFF_PHOTOMETRIC = 262
 _TIFF_SAMPLE_FORMAT = 339
 _TIFF_PLANAR_CONFIGURATION = 284
 _TIFF_EXTRA_SAMPLES = 338
+_PNG_GREY_ALPHA = 4  # a colour type in IHDR
 _MOST_PIXELS = 2**30  # OpenCV's limit, too
 # Rec. 601 luma, which Pillow uses for its grey too.
 _LUMA = (0.299, 0.587, 0.114)
@@ -189,6 +190,8 @@ def _decode_quietly(data: bytes, name: str) -> Picture:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         icc = image.info.get("icc_profile")
         pixels = _decode_16(data) if deep else np.asarray(_plain(image))
+        if deep and image.format == "PNG" and data[25] == _PNG_GREY_ALPHA:  # OpenCV makes three colours of its grey
+            pixels = pixels[..., ::3]
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         if deep and image.format == "TIFF":
@@ -281,7 +284,8 @@ def write_picture(path: Path, picture: Picture, quality: int = 95) -> list[str]:
     if picture.bits == 16 and suffix not in (".png", ".tif", ".tiff"):
         picture = replace(picture, pixels=((picture.pixels.astype("uint32") + 128) // 257).astype("uint8"))
         lost.append("16 bits")
-    if picture.icc and (suffix == ".bmp" or (suffix == ".webp" and picture.is_grey)):  # webp has no grey pictures
+    as_colour = suffix == ".webp" or (suffix == ".png" and picture.bits == 16 and picture.has_alpha)  # what is grey
+    if picture.icc and (suffix == ".bmp" or (picture.is_grey and as_colour)):
         picture = replace(picture, icc=None)
         lost.append("colour profile")
     try:
@@ -320,6 +324,8 @@ def _encode_png_16(picture: Picture) -> bytes:
     import cv2
 
     pixels = picture.pixels
+    if pixels.shape[2] == 2:
+        pixels = pixels[..., [0, 0, 0, 1]]  # OpenCV writes no grey with alpha
     if pixels.shape[2] > 1:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     done, encoded = cv2.imencode(".png", pixels)

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from posefr.cuts import find_cuts
+from posefr.errors import PoseFRError
 from posefr.faces import Faces
 from posefr.tracking import track_faces
 
 
-def scene(seed: int, size: tuple[int, int] = (270, 480)) -> Tensor:
+def scene(seed: int, size: tuple[int, int] = (135, 240), shapes: tuple[int, int] = (6, 9)) -> Tensor:
     """[h, w, 3]: soft shapes, as a photo has them when it is made small."""
-    coarse = torch.rand(1, 3, 6, 9, generator=torch.Generator().manual_seed(seed))
+    coarse = torch.rand(1, 3, *shapes, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2).clamp(0, 1)
 
 
@@ -25,13 +26,35 @@ def held(picture: Tensor, frames: int, seed: int = 0) -> Tensor:
 
 
 def pan(picture: Tensor, frames: int, step: int, hold: int = 1) -> Tensor:
-    """[frames, h, 240, 3]: a window that moves by some px a frame, each picture shown for `hold` frames."""
-    return torch.stack([picture[:, step * (i // hold) :][:, :240] for i in range(frames)])
+    """[frames, h, 160, 3]: a window that moves by some px a frame, each picture shown for `hold` frames."""
+    return torch.stack([picture[:, step * (i // hold) :][:, :160] for i in range(frames)])
 
 
 def test_each_shot_begins_where_the_picture_changes():
-    shots = [held(scene(seed), length, seed) for seed, length in enumerate((10, 2, 5, 12))]
-    assert find_cuts(torch.cat(shots)) == [10, 12, 17]
+    for lengths, cuts in (((10, 2, 5, 12), [10, 12, 17]), ((10, 4, 4, 10), [10, 14, 18])):
+        shots = [held(scene(seed), length, seed) for seed, length in enumerate(lengths)]
+        assert find_cuts(torch.cat(shots)) == cuts
+
+
+def test_black_bars_hide_no_cut():
+    clip = torch.cat([held(scene(1), 8), held(scene(2), 8)])
+    wide, tall = clip.clone(), clip.clone()
+    wide[:, :17], wide[:, -17:] = 0, 0
+    tall[:, :, :82], tall[:, :, -82:] = 0, 0
+    assert find_cuts(wide) == find_cuts(tall) == [8]
+    assert find_cuts(tall[:8]) == []
+    assert find_cuts(torch.zeros(9, 20, 20, 3)) == []
+
+
+def test_a_flash_or_a_broken_pixel_hides_no_cut():
+    clip = torch.cat([held(scene(1), 8), held(scene(2), 8)])
+    flash, broken = clip.clone(), clip.clone()
+    flash[5] = 1
+    broken[6, 0, 0], broken[9, 0, 0] = float("nan"), float("inf")
+    assert find_cuts(flash) == find_cuts(broken) == [8]
+    assert find_cuts(torch.cat([clip, torch.zeros_like(clip[..., :1])], dim=3)) == [8], "RGBA"
+    with pytest.raises(PoseFRError, match="expected"):
+        find_cuts(clip[0])
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2])
@@ -53,11 +76,12 @@ def test_one_shot_has_no_cut():
         assert find_cuts(flash) == []
 
 
-@pytest.mark.parametrize("hold", [1, 2, 3])
+@pytest.mark.parametrize("hold", [1, 2, 3, 5])
 def test_a_pan_is_no_cut_however_fast(hold):
-    wide = scene(3, (270, 2400))
-    for step in (5, 20, 60):
-        assert find_cuts(pan(wide, 24, step, hold)) == []
+    for shapes in ((6, 30), (6, 60)):
+        wide = scene(3, (90, 1200), shapes)
+        for step in (3, 10, 20) if shapes[1] < 60 else (3, 10):
+            assert find_cuts(pan(wide, 30, step, hold)) == []
 
 
 def test_a_cut_through_white_or_black_is_found():
@@ -69,7 +93,7 @@ def test_a_cut_through_white_or_black_is_found():
 
 
 def test_a_cut_within_a_pan_is_found():
-    one, other = (pan(scene(seed, (270, 960)), 10, 15) for seed in (4, 5))
+    one, other = (pan(scene(seed, (90, 400)), 10, 10) for seed in (4, 5))
     assert find_cuts(torch.cat([one, other])) == [10]
 
 

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import struct
+import zlib
 from contextlib import suppress
 
 import cv2
@@ -158,6 +159,28 @@ def test_pictures_of_200_megapixels_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("posefr.imagefiles._MOST_PIXELS", 34)
     with pytest.raises(PoseFRError, match="exceeds limit"):
         read_picture(tmp_path / "a.png")
+
+
+def test_grey_with_alpha_of_16_bits_stays_that(tmp_path):
+    pixels = _pixels(2, 16)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    profile = b"\0" * 16 + b"GRAY" + b"\0" * 108
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 7, 16, 4, 0, 0, 0))
+        + chunk(b"iCCP", b"x\0\0" + zlib.compress(profile))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    picture = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert picture.icc == profile
+    assert write_picture(tmp_path / "b.png", picture) == ["colour profile"]
+    np.testing.assert_array_equal(read_picture(tmp_path / "b.png").pixels[..., ::3], pixels)
 
 
 def test_16_bits_become_the_nearest_8(tmp_path):
