@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .masks import shape_distance, soft_edge
 
-__all__ = ["COLOR_MATCHES", "apply_color", "color_change", "oklab_to_srgb", "srgb_to_oklab"]
+__all__ = ["COLOR_MATCHES", "apply_color", "color_change", "luma", "oklab_to_srgb", "srgb_to_oklab"]
 
 COLOR_MATCHES = ("none", "mean_std", "wavelet", "detail")
 
@@ -16,6 +16,7 @@ _STATISTICS_SIZE = 64  # px: means and deviations are taken at this size, where 
 _LOW_BANDS = {"wavelet": 16, "detail": 64}  # px: what such a small copy can show is the low band
 _DEVIATION_LIMITS = (0.5, 2.0)
 _RIDGE = 1e-5  # variance
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 # B. Ottosson, "A perceptual color space for image processing", 2020: linear sRGB to LMS, and its cube root to OKLab.
 _LMS = (
@@ -92,6 +93,11 @@ def _statistics(colors: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and standard deviation of each channel of [K, 3]; the weights [K, 1] sum to 1."""
     mean = (colors * weight).sum(dim=0)
     return mean, ((colors - mean).square() * weight).sum(dim=0).sqrt()
+
+
+def luma(color: Tensor) -> Tensor:
+    """[..., 3] sRGB to its brightness [...], after ITU-R BT.601."""
+    return color @ color.new_tensor(_LUMA)
 
 
 def srgb_to_oklab(color: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .color import luma
 from .geometry import check_images
 
 __all__ = ["find_cuts"]
@@ -17,7 +18,6 @@ _AROUND = 8  # frames before and after a cut that tell how much the pictures cha
 _LEAST, _TIMES, _UNRELATED = 0.3, 2.0, 0.7
 _FLAT = 0.03  # standard deviation of a small picture, 0..1, that hardly shows anything
 _BAR = 0.05  # range of values, 0..1, of what never shows anything
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def find_cuts(images: Tensor) -> list[int]:
@@ -49,14 +49,16 @@ def find_cuts(images: Tensor) -> list[int]:
     pictures = pictures.flatten(1)
     pictures = pictures - pictures.mean(dim=1, keepdim=True)
     steps = _distance(pictures[:-1], pictures[1:])
-    return [frame for frame in range(1, len(pictures)) if _is_cut(pictures, steps, frame)]
+    # Only where one frame is that far from the next can every frame before be from every one after.
+    far = (steps >= _LEAST).nonzero()[:, 0] + 1
+    return [frame for frame in far.tolist() if _is_cut(pictures, steps, frame)]
 
 
 def _small(frame: Tensor) -> Tensor:
     """[32, 32] on the CPU: a frame [H, W, C], small and grey. What is not finite counts as black."""
     step = max(1, min(frame.shape[:2]) // _SAMPLES)
     colors = frame[::step, ::step, :3].float().nan_to_num(0, 0, 0)
-    return F.adaptive_avg_pool2d((colors @ colors.new_tensor(_LUMA)).cpu()[None], _SIDE)[0]
+    return F.adaptive_avg_pool2d(luma(colors).cpu()[None], _SIDE)[0]
 
 
 def _is_cut(pictures: Tensor, steps: Tensor, frame: int) -> bool:

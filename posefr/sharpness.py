@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .color import luma
 from .faces import Faces
 from .geometry import crop_faces
 from .masks import shape_distance, soft_edge
@@ -13,7 +14,6 @@ from .masks import shape_distance, soft_edge
 __all__ = ["face_sharpness"]
 
 _SIZE = 128  # px, of the crop that is measured
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 
 
@@ -43,10 +43,10 @@ def face_sharpness(images: Tensor, faces: Faces) -> Tensor:
     values = [images.new_zeros(0, dtype=torch.float32)]
     for i in range(len(faces)):  # one crop at a time: a long video has many
         face = faces[i]
-        luma = crop_faces(images, face, _SIZE).images @ images.new_tensor(_LUMA, dtype=torch.float32)
-        kernel = luma.new_tensor(_LAPLACIAN)[None, None]
-        edges = F.conv2d(F.pad(luma[:, None], (1, 1, 1, 1), mode="replicate"), kernel)[:, 0]
-        contrast = _variance(luma, weight)
+        grey = luma(crop_faces(images, face, _SIZE).images)
+        kernel = grey.new_tensor(_LAPLACIAN)[None, None]
+        edges = F.conv2d(F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), kernel)[:, 0]
+        contrast = _variance(grey, weight)
         values.append(100 * (_variance(edges, weight) / contrast.clamp_min(1e-6)).sqrt())
     return torch.cat(values)
 
