@@ -8,15 +8,15 @@ from torch import Tensor
 
 from .masks import shape_distance, soft_edge
 
-__all__ = ["COLOR_MATCHES", "apply_color", "color_change", "luma", "oklab_to_srgb", "srgb_to_oklab"]
+__all__ = ["COLOR_MATCHES", "LUMA", "apply_color", "color_change", "luma", "oklab_to_srgb", "srgb_to_oklab"]
 
 COLOR_MATCHES = ("none", "mean_std", "wavelet", "detail")
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in the brightness, ITU-R BT.601
 
 _STATISTICS_SIZE = 64  # px: means and deviations are taken at this size, where noise and lost detail do not count
 _LOW_BANDS = {"wavelet": 16, "detail": 64}  # px: what such a small copy can show is the low band
 _DEVIATION_LIMITS = (0.5, 2.0)
 _RIDGE = 1e-5  # variance
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 # B. Ottosson, "A perceptual color space for image processing", 2020: linear sRGB to LMS, and its cube root to OKLab.
 _LMS = (
@@ -97,7 +97,7 @@ def _statistics(colors: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def luma(color: Tensor) -> Tensor:
     """[..., 3] sRGB to its brightness [...], after ITU-R BT.601."""
-    return color @ color.new_tensor(_LUMA)
+    return color @ color.new_tensor(LUMA)
 
 
 def srgb_to_oklab(color: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ SMALL = PoseFRConfig(
     blocks={4: 1, 8: 1, 16: 1, 32: 1},
     style_channels=16,
     filters=True,
+    chroma=True,
 )
 
 

@@ -12,6 +12,7 @@ from torch.nn import Conv2d
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from posefr.color import luma
 from posefr.restoration.codec import Guidance, filtered, image_pyramid
 from posefr.restoration.mmrb import MMRB
 from posefr.restoration.network import CONFIGURATIONS, PoseFRConfig, PoseFRNet
@@ -129,13 +130,27 @@ def test_a_kernel_is_what_a_convolution_with_it_would_be():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_network_gets_filters_and_stays_what_it_was():
-    without = awake(PoseFRNet(replace(SMALL, filters=False))).eval()
+def test_a_network_gets_parts_and_stays_what_it_was():
+    without = awake(PoseFRNet(replace(SMALL, filters=False, chroma=False))).eval()
+    whole = without.with_parts(filters=True, chroma=True).eval()
+    assert whole.config == SMALL
+    assert whole.with_parts(filters=False, chroma=False).config == SMALL
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         for fidelity in (1.0, 0.3):
             expected = without(images, fidelity).image
-            torch.testing.assert_close(without.with_filters().eval()(images, fidelity).image, expected)
+            torch.testing.assert_close(whole(images, fidelity).image, expected)
+
+
+def test_what_is_said_of_colours_leaves_the_luma_as_it_is():
+    network = PoseFRNet(SMALL).eval()  # its output is its input
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for layer in network.decoder.chroma.values():
+            layer.bias.uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(0))
+        change = network(images).image - images
+    assert change.abs().mean() > 1e-3
+    assert luma(change.movedim(1, -1)).abs().max() < 1e-4
 
 
 def test_what_speaks_below_fidelity_1_alone_does_not_change_fidelity_1():
@@ -153,8 +168,9 @@ def test_what_speaks_below_fidelity_1_alone_does_not_change_fidelity_1():
 
 
 def test_guidance_blends_what_both_say_and_keeps_what_one_alone_says():
-    mine = Guidance({4: torch.zeros(2, 1, 1, 1)}, {}, {}, {64: torch.ones(2, 1, 1, 1), 128: torch.ones(2, 1, 1, 1)}, {})
-    other = Guidance({4: torch.ones(2, 1, 1, 1)}, {}, {}, {128: torch.full((2, 1, 1, 1), 5.0)}, {})
+    ones, nothing = torch.ones(2, 1, 1, 1), Guidance({}, {}, {}, {}, {}, {})
+    mine = replace(nothing, conditions={4: 0 * ones}, residuals={64: ones, 128: ones})
+    other = replace(nothing, conditions={4: ones}, residuals={128: 5 * ones})
     found = mine.blend(other, torch.tensor([0.0, 0.25])[:, None, None, None])
     assert found.conditions[4].flatten().tolist() == [0.0, 0.25]
     assert found.residuals[64].flatten().tolist() == [1.0, 1.0]

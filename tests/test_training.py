@@ -72,9 +72,9 @@ def test_degradations_are_drawn_from_the_severities_asked_for(crops):
 
 def test_favoured_photos_are_drawn_so_many_times_as_often(crops):
     crops.files = np.array(["good/a.png", "good/b.png", "soft/a.png", "soft/b.png", "soft/c.png", "a.png"])
-    crops.scale[3] = 0.5
+    crops.scale[3:5] = 0.5, 3.0  # enlarged; more than twice as large as its crop, which keeps even its colours
     odds = crops.odds({"good/*": 4, "soft/*": 0.5})
-    np.testing.assert_allclose(odds / odds[5], [4, 4, 0.5, 0.125, 0.5, 1])
+    np.testing.assert_allclose(odds / odds[5], [4, 4, 0.5, 0.125, 2, 1])
     crops.images[:] = np.arange(6, dtype=np.uint8)[:, None, None, None]
     loader = PairLoader(crops, batch=64, seed=0, clean=1.0, workers=1, favour={"good/a*": 1e6})
     batch = next(iter(loader))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Conv2d, Linear
 from torch.nn import functional as F
 
+from .chroma import CHROMA_TERMS
 from .mmrb import MMRB
 from .stylegan2 import fir_upsample
 
@@ -139,6 +140,8 @@ class Guidance:
         conditions: {s: [B, 2 K_s, s, s]}, scale and shift of the prior's features.
         gains: {s: [B, 3, s, s]}, of the input's own band; 0 lets it pass, lower values damp it.
         kernels: {s: [B, 4, s, s]}, of each pixel in the input; 0 leaves it as it is.
+        chroma: {s: [B, 7, s, s]}, how far colour follows luma in three ways, and kernels of the input's colours alone;
+            0 leaves them as they are.
         residuals: {s: [B, 3, s, s]}, added to the image.
         images: {s: [B, 3, s, s]}, small images for deep supervision (in training mode only).
     """
@@ -146,6 +149,7 @@ class Guidance:
     conditions: dict[int, Tensor]
     gains: dict[int, Tensor]
     kernels: dict[int, Tensor]
+    chroma: dict[int, Tensor]
     residuals: dict[int, Tensor]
     images: dict[int, Tensor]
 
@@ -161,6 +165,7 @@ class Guidance:
                     (self.conditions, other.conditions),
                     (self.gains, other.gains),
                     (self.kernels, other.kernels),
+                    (self.chroma, other.chroma),
                     (self.residuals, other.residuals),
                     (self.images, other.images),
                 )
@@ -179,6 +184,7 @@ class Decoder(nn.Module):
         gained: sizes at which the input's own band has a gain.
         residuals: sizes of the residual images.
         filters: whether there are kernels where there are gains.
+        chroma: whether there are weights of `chroma_from_luma` and kernels of the colours where there are gains.
 
     Shape: features and pyramid as Encoder has them; returns Guidance.
     """
@@ -192,11 +198,12 @@ class Decoder(nn.Module):
         gained: Sequence[int],
         residuals: Sequence[int],
         filters: bool,
+        chroma: bool,
     ) -> None:
         super().__init__()
         self.sizes: Sequence[int] = [s for s in sorted(channels) if s <= size]
         self.up, self.skip, self.view, self.patches = (nn.ModuleDict() for _ in range(4))
-        self.conditions, self.gains, self.kernels, self.to_rgb = (nn.ModuleDict() for _ in range(4))
+        self.conditions, self.gains, self.kernels, self.chroma, self.to_rgb = (nn.ModuleDict() for _ in range(5))
         for s in self.sizes:
             key = str(s)
             if s > 4:
@@ -209,16 +216,18 @@ class Decoder(nn.Module):
                 self.gains[key] = Conv2d(channels[s], 3, 1)
                 if filters:
                     self.kernels[key] = Conv2d(channels[s], len(_DIRECTIONS), 1)
+                if chroma:
+                    self.chroma[key] = Conv2d(channels[s], CHROMA_TERMS + len(_DIRECTIONS), 1)
             if 8 <= s < size:
                 self.to_rgb[key] = Conv2d(channels[s], 3, 1)
             if s * _PATCH in residuals:
                 self.patches[key] = PatchHead(encoder_channels[s] + channels[s])
-        for layers in (self.conditions, self.gains, self.kernels, self.to_rgb):
+        for layers in (self.conditions, self.gains, self.kernels, self.chroma, self.to_rgb):
             for parameter in layers.parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Mapping[int, Tensor], pyramid: Mapping[int, Tensor]) -> Guidance:
-        said = Guidance({}, {}, {}, {}, {})
+        said = Guidance({}, {}, {}, {}, {}, {})
         x: Tensor | None = None
         for s in self.sizes:
             key = str(s)
@@ -233,6 +242,8 @@ class Decoder(nn.Module):
                 said.gains[s] = self.gains[key](x)
             if key in self.kernels:
                 said.kernels[s] = self.kernels[key](x)
+            if key in self.chroma:
+                said.chroma[s] = self.chroma[key](x)
             if key in self.patches:
                 said.residuals[s * _PATCH] = self.patches[key](torch.cat([features[s], x], 1))
             if key in self.to_rgb and self.training:

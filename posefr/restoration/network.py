@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Linear
 
 from ..errors import PoseFRError
+from .chroma import CHROMA_TERMS, chroma_from_luma, luma_and_colors, with_green
 from .codec import Decoder, Encoder, filtered, image_pyramid
 from .stylegan2 import Synthesis, fir_upsample, seeded_noise
 
@@ -40,6 +41,7 @@ class PoseFRConfig:
         style_channels: length of one W+ latent.
         conditioned: share of the prior's channels that the conditions reach.
         filters: whether the input passes through kernels of each pixel's own.
+        chroma: whether colours have kernels of their own and are drawn after the image's luma.
     """
 
     size: int = 256
@@ -53,6 +55,7 @@ class PoseFRConfig:
     style_channels: int = 128
     conditioned: float = 0.5
     filters: bool = False
+    chroma: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 64 or self.size & (self.size - 1):
@@ -86,7 +89,7 @@ class PoseFRConfig:
 
 
 CONFIGURATIONS: dict[str, PoseFRConfig] = {
-    "posefr-256": PoseFRConfig(filters=True),
+    "posefr-256": PoseFRConfig(filters=True, chroma=True),
     "posefr-512": PoseFRConfig(
         size=512,
         prior=_scaled(s4=384, s8=384, s16=320, s32=256, s64=160, s128=80, s256=40, s512=20),
@@ -94,6 +97,7 @@ CONFIGURATIONS: dict[str, PoseFRConfig] = {
         blocks=_scaled(s4=2, s8=3, s16=2, s32=2, s64=2, s128=2),
         style_channels=256,
         filters=True,
+        chroma=True,
     ),
 }
 
@@ -118,12 +122,14 @@ class PoseFRNet(nn.Module):
 
     The encoder gives the prior its W+ latents and, through a decoder, the conditions of each scale. The image is the
     sum over scales of what the prior paints, of the input's own band at that scale times a learned gain (0..2, at
-    first 1), of what kernels of each pixel's own add to it, and of the codec's residual. At the start all that a
+    first 1), of what kernels of each pixel's own add to it, others to its colours, and of the codec's residual; at
+    each scale from 32 px up, the colours then follow the luma as far as the decoder says. At the start all that a
     decoder says and the layers to RGB are zero, so the output equals the input.
 
     There are two of the light decoders: `decoder` speaks at fidelity 1 and stays with what the input shows, `free`
     speaks at fidelity 0 and may invent; between them what they say is blended. So sharpness that is learnt by other
-    losses than the error of pixels costs no likeness at fidelity 1. The kernels are the first one's at any fidelity.
+    losses than the error of pixels costs no likeness at fidelity 1. Kernels and colours are the first one's at any
+    fidelity.
 
     Shape: degraded [B, 3, S, S] in 0..1, fidelity a number or [B] in 0..1, noise_seed; returns Output.
     """
@@ -140,9 +146,12 @@ class PoseFRNet(nn.Module):
         conditioned = {s: int(config.prior[s] * config.conditioned) for s in config.sizes}
         gained = config.sizes_from(2 * _LOW_BAND)
         self.decoder, self.free = (
-            Decoder(config.size, encoder_channels, config.decoder, conditioned, gained, residuals, filters)
-            for residuals, filters in zip(
-                map(config.sizes_from, _SMALLEST_RESIDUALS), (config.filters, False), strict=True
+            Decoder(config.size, encoder_channels, config.decoder, conditioned, gained, residuals, filters, chroma)
+            for residuals, filters, chroma in zip(
+                map(config.sizes_from, _SMALLEST_RESIDUALS),
+                (config.filters, False),
+                (config.chroma, False),
+                strict=True,
             )
         )
         self.mean_latent = nn.Parameter(torch.zeros(config.style_channels))
@@ -187,13 +196,18 @@ class PoseFRNet(nn.Module):
                 image = image + filtered(pyramid[s], said.kernels[s])
             if s in said.residuals:
                 image = image + said.residuals[s]
+            if s in said.chroma:
+                terms, kernels = said.chroma[s].tensor_split((CHROMA_TERMS,), 1)
+                image = image + with_green(filtered(luma_and_colors(pyramid[s])[1], kernels))
+                image = image + chroma_from_luma(image, terms)
         assert image is not None
         small = {s: (small_image + 1) / 2 for s, small_image in said.images.items()}
         return Output(image, small, torch.cat([latents[s] for s in self.config.sizes], 1))
 
-    def with_filters(self) -> PoseFRNet:
-        """This network with kernels of each pixel's own, which change nothing before they are trained."""
-        network = PoseFRNet(replace(self.config, filters=True))
+    def with_parts(self, filters: bool, chroma: bool) -> PoseFRNet:
+        """This network with the parts asked for, where it lacks them; they change nothing before they are trained."""
+        own = self.config
+        network = PoseFRNet(replace(own, filters=own.filters or filters, chroma=own.chroma or chroma))
         network.load_state_dict(network.state_dict() | self.state_dict())
         return network
 

@@ -34,7 +34,8 @@ class FaceCrops:
 
     Attributes:
         images: [N, S, S, 3] uint8 RGB, in the ffhq frame.
-        scale: [N] float64, px of the photo per px of the crop; below 1 the crop was enlarged and is soft.
+        scale: [N] float64, px of the photo per px of the crop; below 1 the crop was enlarged and is soft, below 2 its
+            colours are, where the photo was compressed.
         landmarks: [N, 5, 2] float32, px of the crop, continuous coordinates; None when they were not kept.
         files: [N] names of the photos in their folder, with `/` between the parts; None when they were not kept.
     """
@@ -60,13 +61,14 @@ class FaceCrops:
     def odds(self, favour: Mapping[str, float]) -> NDArray[np.float64]:
         """How likely each face is drawn, [N], 1 together.
 
-        Sharp faces are drawn more often than those that had to be enlarged; those of photos whose name matches a
-        pattern of `favour` so many times as often.
+        A face is drawn the more often the larger it is in its photo, up to twice the crop's size: compressed photos
+        keep their colours at half the size, so that only halved ones show them as sharp as their brightness. Faces of
+        photos whose name matches a pattern of `favour` are drawn so many times as often.
 
         Raises:
             PoseFRError: a pattern that matches no photo, or names that were not kept.
         """
-        weight = np.clip(self.scale, 0.4, 1.0) ** 2
+        weight = np.clip(self.scale, 0.4, 2.0) ** 2
         for pattern, times in favour.items():
             if self.files is None:
                 raise PoseFRError("These crops were kept without the names of their photos; make them again.")

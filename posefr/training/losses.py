@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..color import LUMA
+
 __all__ = [
     "agreement",
     "charbonnier",
@@ -32,10 +34,10 @@ def charbonnier(image: Tensor, target: Tensor, weight: Tensor | None = None, eps
     return (value if weight is None else value * weight).mean()
 
 
-def log_error(image: Tensor, target: Tensor, weight: Tensor | None = None, floor: float = 1e-4) -> Tensor:
+def log_error(image: Tensor, target: Tensor, weight: Tensor | None = None, floor: float = 2e-5) -> Tensor:
     """Mean over the images [B, C, H, W] of log(MSE + floor): what PSNR averages, times -10 / ln 10.
 
-    The floor (40 dB) keeps nearly perfect images from deciding alone; `weight` [B] weighs the images.
+    The floor (47 dB) keeps nearly perfect images from deciding alone; `weight` [B] weighs the images.
     """
     value = ((image.float() - target.float()).square().mean((1, 2, 3)) + floor).log()
     return (value if weight is None else value * weight).mean()
@@ -83,7 +85,7 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
             come out strong enough by their structure; counted too, they were overdone.)
         structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
-    luma = image.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
+    luma = image.new_tensor(LUMA, dtype=torch.float32).view(3, 1, 1)
     first, second = ((picture.float() * luma).sum(1, keepdim=True) for picture in (image, target))
     structure = torch.zeros(len(image), device=image.device)
     for band in range(_DETAIL_BANDS):
