@@ -13,7 +13,7 @@ from networks import SMALL, awake
 
 from posefr.evaluation import photos, restore
 from posefr.evaluation.__main__ import main
-from posefr.evaluation.metrics import detail_ratio, grid_share, landmark_error, psnr, ssim
+from posefr.evaluation.metrics import detail_ratio, grid_share, landmark_error, pattern_excess, psnr, ssim
 from posefr.restoration.checkpoint import save_network
 from posefr.restoration.network import PoseFRNet
 
@@ -146,6 +146,16 @@ def test_a_grid_is_told_from_a_photo():
     cell = np.random.default_rng(0).normal(0, 6, (4, 4, 3))
     painted = np.clip(cv2.GaussianBlur(photo, (0, 0), 2) + np.tile(cell, (64, 64, 1)), 0, 255).astype(np.uint8)
     assert grid_share(painted) > 1
+
+
+def test_a_weave_is_told_from_a_photo():
+    photo = cv2.resize(skimage.data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    rows, columns = np.mgrid[:256, :256]
+    weave = 4 * np.sin(2 * np.pi * (15 * rows + 7 * columns) / 32)
+    woven = np.clip(cv2.GaussianBlur(photo, (0, 0), 2) + weave[..., None], 0, 255).astype(np.uint8)
+    assert pattern_excess(photo, photo) == 0
+    assert pattern_excess(cv2.GaussianBlur(photo, (0, 0), 2), photo) < 0.001
+    assert pattern_excess(woven, photo) > 0.1
 
 
 def test_a_colour_shift_and_lost_detail_are_seen():

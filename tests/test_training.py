@@ -188,24 +188,24 @@ def test_a_run_writes_weights_log_and_samples_and_resumes(crops, tmp_path, adver
 
 def test_every_loss_has_its_weight_and_its_line(crops, tmp_path):
     recipe = Recipe(steps=1, batch=2, workers=1, log_every=1, adversarial=0.01, features=0.1, region=0.2,
-                    consistency=0.1, latent=0.1, grid=0.1, detail=0.1, structure=0.1)  # fmt: skip
+                    consistency=0.1, latent=0.1, grid=0.1, pattern=0.1, detail=0.1, structure=0.1)  # fmt: skip
     train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
     line = read_log(tmp_path / "log.jsonl")[0]
     assert line["images"] == 4, "both degradations count"
     names = {"pixel", "pyramid", "adversarial", "features", "region", "consistency", "latent", "discriminator", "r1",
-             "grid", "detail", "structure"}  # fmt: skip
+             "grid", "pattern", "detail", "structure"}  # fmt: skip
     assert names <= set(line)
     assert all(np.isfinite(line[name]) for name in names)
 
 
 @pytest.mark.parametrize(
-    "name", ["features", "region", "consistency", "latent", "adversarial", "grid", "detail", "structure"]
+    "name", ["features", "region", "consistency", "latent", "adversarial", "grid", "pattern", "detail", "structure"]
 )
 def test_each_loss_moves_the_network(crops, tmp_path, name):
     network = awake(PoseFRNet(SMALL))
     start = {key: value.clone() for key, value in network.state_dict().items()}
     nothing = Recipe(steps=1, batch=2, workers=1, pixel=0.0, pyramid=1e-30, detail=0.0, structure=0.0, grid=0.0,
-                     faithful=0.0)  # fmt: skip
+                     pattern=0.0, faithful=0.0)  # fmt: skip
     train(network, crops, nothing, tmp_path / "nothing", CPU)
     still = max((value - start[key]).abs().max() for key, value in network.state_dict().items())
     train(network, crops, replace(nothing, **{name: 1.0}), tmp_path / name, CPU)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from posefr.errors import PoseFRError
 from posefr.training.adversarial import discriminator_loss, feature_distance, generator_loss, r1_penalty, same_squares
@@ -21,6 +22,7 @@ from posefr.training.losses import (
     grid,
     latent_distance,
     log_error,
+    pattern,
     pyramid_loss,
     region_loss,
     region_weight,
@@ -155,6 +157,25 @@ def test_a_grid_costs_and_noise_does_not(period):
     assert grid(moved) < grid(half)
     both = torch.cat((noise[:1], tiled[:1]))
     assert grid(both, torch.tensor([1.0, 0.0])) < 0.05 < grid(both, torch.tensor([0.0, 1.0]))
+
+
+def test_a_weave_of_any_period_costs_and_missing_detail_does_not():
+    generator = torch.Generator().manual_seed(0)
+    target = F.avg_pool2d(torch.rand(2, 3, 130, 130, generator=generator), 3, 1)
+    rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    weave = target + 0.03 * torch.sin(
+        2 * torch.pi * (rows * 15 + columns * 7) / 32
+    )  # fits into no cell of 2, 4 or 8 px
+    assert pattern(target, target) == 0
+    assert pattern(F.avg_pool2d(F.pad(target, (1,) * 4, mode="reflect"), 3, 1), target) < 1e-3
+    assert pattern(weave, target) > 0.3
+    assert grid(weave) < grid(target) + 0.1  # why there is another loss
+    both = torch.cat((target[:1], weave[1:]))
+    assert pattern(both, target, torch.tensor([1.0, 0.0])) == 0 < pattern(both, target, torch.tensor([0.0, 1.0]))
+    weave.requires_grad_(True)
+    pattern(weave, target).backward()
+    moved = weave.detach() - 0.01 * weave.grad / weave.grad.abs().max()
+    assert pattern(moved, target) < pattern(weave, target)
 
 
 def test_nothing_repeats_where_there_is_nothing():

@@ -22,14 +22,14 @@ from ..errors import PoseFRError
 from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..training.degradation import SEVERITIES, Degradation, degrade, draw
-from .metrics import Identity, detail_ratio, grid_share, landmark_error, psnr, ssim
+from .metrics import Identity, detail_ratio, grid_share, landmark_error, pattern_excess, psnr, ssim
 
 __all__ = ["add_arguments", "add_restorer_arguments", "apply", "chosen_restorers", "largest_face", "run", "write_csv"]
 
 Image = NDArray[np.uint8]
 _LEVELS = ("mild", "medium", "severe")
 _YAWS = ((0, 20), (20, 45), (45, 181))
-_FIGURES = ("psnr", "ssim", "identity", "landmarks", "detail", "grid")
+_FIGURES = ("psnr", "ssim", "identity", "landmarks", "detail", "grid", "pattern")
 _CLEAN = "clean"
 _CLEAN_FLOOR = 32.0  # dB; below it fidelity 1 would change faces that need nothing
 
@@ -209,6 +209,7 @@ def _clean_rows(restorers: Mapping[str, Restorer], cases: Sequence[Case], identi
                 "face": case.name, "severity": _CLEAN, "yaw": case.yaw, "method": f"{name} f=1",
                 "psnr": psnr(picture, case.truth), "ssim": ssim(picture, case.truth), "identity": same,
                 "landmarks": float("nan"), "detail": detail_ratio(picture, case.truth), "grid": grid_share(picture),
+                "pattern": pattern_excess(picture, case.truth),
             })  # fmt: skip
     return rows
 
@@ -245,6 +246,7 @@ def _measure(picture: Image, case: Case, identity: Identity | None, detector: De
         # A face that is no longer found counts as an error of half the distance from eyes to mouth.
         figures["landmarks"] = 0.5 if found is None else landmark_error(found, case.landmarks)
     figures["detail"], figures["grid"] = detail_ratio(picture, case.truth), grid_share(picture)
+    figures["pattern"] = pattern_excess(picture, case.truth)
     return figures
 
 
@@ -256,11 +258,13 @@ def _print(rows: Sequence[Row], methods: Sequence[str]) -> None:
         if not chosen:
             return
         print(f"\n{title}, {len(chosen) // len(methods)} pictures")
-        print(f"{'':28}{'PSNR dB':>9}{'SSIM':>8}{'identity':>10}{'landmarks':>11}{'detail':>8}{'grid':>7}")
+        print(
+            f"{'':28}{'PSNR dB':>9}{'SSIM':>8}{'identity':>10}{'landmarks':>11}{'detail':>8}{'grid':>7}{'pattern':>9}"
+        )
         for method in methods:
             own = [row for row in chosen if row["method"] == method]
             figures = [mean(name, own) for name in _FIGURES]
-            print("{:28}{:9.2f}{:8.3f}{:10.3f}{:11.3f}{:8.2f}{:7.3f}".format(method, *figures))
+            print("{:28}{:9.2f}{:8.3f}{:10.3f}{:11.3f}{:8.2f}{:7.3f}{:9.3f}".format(method, *figures))
 
     for severity in _LEVELS:
         table(severity, [row for row in rows if row["severity"] == severity])

@@ -17,6 +17,7 @@ __all__ = [
     "grid",
     "latent_distance",
     "log_error",
+    "pattern",
     "pyramid_loss",
     "region_loss",
     "region_weight",
@@ -26,6 +27,8 @@ _CELLS = (2, 4, 8)  # px; one position of the network's features paints 4 or 8, 
 _DETAIL_BANDS = 3
 _WINDOW = 8  # px of a band, or cells
 _LEAST_DETAIL = 1 / 255  # deviation of what counts as no detail
+_SPECTRUM = 16  # px of the windows whose spectra are compared
+_FINEST = 3  # periods in such a window, from which on a pattern is too fine to be a feature of a face
 
 
 def charbonnier(image: Tensor, target: Tensor, weight: Tensor | None = None, epsilon: float = 1e-3) -> Tensor:
@@ -128,6 +131,32 @@ def grid(images: Tensor, weight: Tensor | None = None) -> Tensor:
         value = value + same / (energy + 1e-6)
     places = cells.square().mean((2, 3)).unflatten(1, (images.shape[1], -1))
     value = value + (places / (places.mean(2, keepdim=True) + 1e-8)).var(2).mean(1)
+    return (value if weight is None else value * weight).mean()
+
+
+def pattern(image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """How far fine frequencies are stronger than in the target, [B, 3, S, S] both: a weave, whatever its period.
+
+    `grid` lets patterns pass that do not fit into its cells. Here the power spectra of luma are compared, their
+    logarithms averaged over windows of 16x16 px, which flat skin and an outline count alike in: the mean over all
+    frequencies of three and more periods a window of the squared excess over the target's. Too little is no excess.
+    `weight` [B] weighs the images.
+    """
+    luma = image.new_tensor(LUMA, dtype=torch.float32).view(3, 1, 1)
+    window = torch.hann_window(_SPECTRUM, device=image.device)
+    window = window[:, None] * window
+    floor = (0.5 * _LEAST_DETAIL) ** 2 * window.square().sum()
+    spectra = []
+    for picture in (image, target):
+        patches = F.unfold((picture.float() * luma).sum(1, keepdim=True), _SPECTRUM, stride=_SPECTRUM // 2)
+        patches = patches.transpose(1, 2).unflatten(2, (_SPECTRUM, _SPECTRUM))
+        patches = (patches - patches.mean((2, 3), keepdim=True)) * window
+        power = torch.view_as_real(torch.fft.rfft2(patches)).square().sum(-1)
+        spectra.append((power + floor).log().mean(1))
+    rows = torch.fft.fftfreq(_SPECTRUM, 1 / _SPECTRUM, device=image.device)
+    columns = torch.fft.rfftfreq(_SPECTRUM, 1 / _SPECTRUM, device=image.device)
+    fine = torch.hypot(rows[:, None], columns[None]) >= _FINEST
+    value = F.relu(spectra[0] - spectra[1])[:, fine].square().mean(1)
     return (value if weight is None else value * weight).mean()
 
 

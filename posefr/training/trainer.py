@@ -30,6 +30,7 @@ from .losses import (
     grid,
     latent_distance,
     log_error,
+    pattern,
     pyramid_loss,
     region_loss,
 )
@@ -265,6 +266,8 @@ class _Trainer:
             weights |= {"detail": recipe.detail, "structure": recipe.structure}
         if not all_faithful and recipe.grid:
             losses["grid"], weights["grid"] = grid(image, 1 - fidelity), recipe.grid
+        if not all_faithful and recipe.pattern:
+            losses["pattern"], weights["pattern"] = pattern(image, target, 1 - fidelity), recipe.pattern
         if self.identity is not None and landmarks is not None:
             losses["identity"], weights["identity"] = self.identity(image, target, landmarks), recipe.identity_weight
         if recipe.region and landmarks is not None:
