@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..color import LUMA
+from ..color import luma
 
 __all__ = [
     "agreement",
@@ -88,8 +88,7 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
             come out strong enough by their structure; counted too, they were overdone.)
         structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
-    luma = image.new_tensor(LUMA, dtype=torch.float32).view(3, 1, 1)
-    first, second = ((picture.float() * luma).sum(1, keepdim=True) for picture in (image, target))
+    first, second = _luma(image), _luma(target)
     structure = torch.zeros(len(image), device=image.device)
     for band in range(_DETAIL_BANDS):
         (ours, first), (wanted, second) = _band(first), _band(second)
@@ -102,6 +101,11 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
     if weight is not None:
         amount, structure = amount * weight, structure * weight
     return amount.mean(), structure.mean()
+
+
+def _luma(picture: Tensor) -> Tensor:
+    """[B, 3, S, S] to [B, 1, S, S] in float32."""
+    return luma(picture.float().movedim(1, -1))[:, None]
 
 
 def _band(picture: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,13 +146,12 @@ def pattern(image: Tensor, target: Tensor, weight: Tensor | None = None) -> Tens
     frequencies of three and more periods a window of the squared excess over the target's. Too little is no excess.
     `weight` [B] weighs the images.
     """
-    luma = image.new_tensor(LUMA, dtype=torch.float32).view(3, 1, 1)
     window = torch.hann_window(_SPECTRUM, device=image.device)
     window = window[:, None] * window
     floor = (0.5 * _LEAST_DETAIL) ** 2 * window.square().sum()
     spectra = []
     for picture in (image, target):
-        patches = F.unfold((picture.float() * luma).sum(1, keepdim=True), _SPECTRUM, stride=_SPECTRUM // 2)
+        patches = F.unfold(_luma(picture), _SPECTRUM, stride=_SPECTRUM // 2)
         patches = patches.transpose(1, 2).unflatten(2, (_SPECTRUM, _SPECTRUM))
         patches = (patches - patches.mean((2, 3), keepdim=True)) * window
         power = torch.view_as_real(torch.fft.rfft2(patches)).square().sum(-1)
