@@ -89,8 +89,7 @@ class ModulatedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel * kernel)
         self.style = EqualizedLinear(style_channels, in_channels, bias=1.0)
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        self.register_buffer("fir", torch.outer(taps, taps)[None, None] / 16, persistent=False)
+        self.register_buffer("fir", torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4, persistent=False)
 
     def forward(self, x: Tensor, latent: Tensor) -> Tensor:
         style = self.style(latent).float()
@@ -103,8 +102,9 @@ class ModulatedConv2d(nn.Module):
         x = x * style.to(x.dtype)[:, :, None, None]
         if self.upsample:
             x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-            channels = x.shape[1]
-            x = F.conv2d(x, self.fir.to(x.dtype).expand(channels, 1, 4, 4), padding=1, groups=channels)
+            channels, fir = x.shape[1], self.fir.to(x.dtype)
+            x = F.conv2d(x, fir.expand(channels, 1, 1, 4), padding=(0, 1), groups=channels)
+            x = F.conv2d(x, fir[:, None].expand(channels, 1, 4, 1), padding=(1, 0), groups=channels)
         else:
             x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.demodulate:
