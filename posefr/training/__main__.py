@@ -18,6 +18,7 @@ _COMMANDS = {
     "prior": ("prior_trainer", "stage 1: the StyleGAN2 prior alone"),
     "preview": ("preview", "draw the degradation: each part of it, and whole draws"),
     "convert": ("convert", "take a StyleGAN2 generator (.pt with g_ema) as prior"),
+    "average": ("average", "average the weights of a run and of what it started from"),
     "join": ("join", "join weights that were written as shards"),
     "ablation": ("ablation", "compare parts of the network and the recipe in short equal runs"),
 }
