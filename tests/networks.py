@@ -14,7 +14,6 @@ SMALL = PoseFRConfig(
     style_channels=16,
     filters=True,
     chroma=True,
-    head_blocks={16: 1},
 )
 
 

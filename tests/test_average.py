@@ -14,7 +14,7 @@ from posefr.restoration.network import PoseFRNet
 from posefr.training.__main__ import main
 from posefr.training.average import average
 
-BARE = replace(SMALL, filters=False, chroma=False, head_blocks={}, blocks={4: 1, 8: 1, 16: 0, 32: 1})
+BARE = replace(SMALL, filters=False, chroma=False)
 
 
 def test_every_weight_lies_between():
@@ -28,7 +28,7 @@ def test_every_weight_lies_between():
 
 def test_a_part_that_the_first_lacks_speaks_as_loud_as_its_share():
     first = awake(PoseFRNet(BARE)).eval()
-    second = first.with_parts_of(SMALL)
+    second = first.with_parts(filters=True, chroma=True)
     with torch.no_grad():
         second.decoder.kernels["64"].bias.fill_(0.1)
         images = torch.rand(2, 3, 64, 64)

@@ -120,22 +120,16 @@ class Encoder(nn.Module):
 class PatchHead(nn.Sequential):
     """A residual image of four times the features' size: each position paints its own 4x4 px.
 
-    Noise and compression are taken away here: at full size, but at the cost of a quarter of it. Zero at first. Where
-    there are MMRBs, they think over what the encoder saw at this scale together with what the smaller ones said.
+    Noise and compression are taken away here: at full size, but at the cost of a quarter of it. Zero at first.
 
     Shape: [B, channels, s, s] to [B, 3, 4s, 4s].
     """
 
-    def __init__(self, channels: int, blocks: int = 0, hidden: int = 48) -> None:
+    def __init__(self, channels: int, hidden: int = 48) -> None:
         out = Conv2d(hidden, 3 * _PATCH * _PATCH, 1)
         for parameter in out.parameters():
             nn.init.zeros_(parameter)
         super().__init__(Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(_SLOPE), out, nn.PixelShuffle(_PATCH))
-        self.blocks = nn.Sequential(*[MMRB(hidden) for _ in range(blocks)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        view, slope, out, shuffle = list(self)[:4]
-        return shuffle(out(self.blocks(slope(view(x)))))
 
 
 @dataclass(frozen=True)
@@ -191,7 +185,6 @@ class Decoder(nn.Module):
         residuals: sizes of the residual images.
         filters: whether there are kernels where there are gains.
         chroma: whether there are weights of `chroma_from_luma` and kernels of the colours where there are gains.
-        head_blocks: number of MMRBs before the residual image is painted, keyed by the features' size.
 
     Shape: features and pyramid as Encoder has them; returns Guidance.
     """
@@ -206,7 +199,6 @@ class Decoder(nn.Module):
         residuals: Sequence[int],
         filters: bool,
         chroma: bool,
-        head_blocks: Mapping[int, int],
     ) -> None:
         super().__init__()
         self.sizes: Sequence[int] = [s for s in sorted(channels) if s <= size]
@@ -229,7 +221,7 @@ class Decoder(nn.Module):
             if 8 <= s < size:
                 self.to_rgb[key] = Conv2d(channels[s], 3, 1)
             if s * _PATCH in residuals:
-                self.patches[key] = PatchHead(encoder_channels[s] + channels[s], head_blocks.get(s, 0))
+                self.patches[key] = PatchHead(encoder_channels[s] + channels[s])
         for layers in (self.conditions, self.gains, self.kernels, self.chroma, self.to_rgb):
             for parameter in layers.parameters():
                 nn.init.zeros_(parameter)

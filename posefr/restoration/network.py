@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torch.nn import Linear
 from ..errors import PoseFRError
 from .chroma import CHROMA_TERMS, chroma_from_luma, luma_and_colors, with_green
 from .codec import Decoder, Encoder, filtered, image_pyramid
-from .mmrb import MMRB
 from .stylegan2 import Synthesis, fir_upsample, seeded_noise
 
 __all__ = ["CONFIGURATIONS", "Output", "PoseFRConfig", "PoseFRNet"]
@@ -43,8 +42,6 @@ class PoseFRConfig:
         conditioned: share of the prior's channels that the conditions reach.
         filters: whether the input passes through kernels of each pixel's own.
         chroma: whether colours have kernels of their own and are drawn after the image's luma.
-        head_blocks: number of MMRBs in the heads that paint the residual images at fidelity 1, keyed by the size of
-            their features, a quarter of the image's; none where a size is left out.
     """
 
     size: int = 256
@@ -59,12 +56,11 @@ class PoseFRConfig:
     conditioned: float = 0.5
     filters: bool = False
     chroma: bool = False
-    head_blocks: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.size < 64 or self.size & (self.size - 1):
             raise PoseFRError(f"A PoseFRNet's size is a power of two from 64 up; found {self.size}.")
-        for name in ("prior", "decoder", "blocks", "head_blocks"):
+        for name in ("prior", "decoder", "blocks"):
             # JSON has no integer keys; a checkpoint's configuration comes back with strings.
             object.__setattr__(self, name, {int(k): int(v) for k, v in getattr(self, name).items()})
         missing = [s for s in self.sizes if s not in self.prior or s not in self.decoder]
@@ -93,9 +89,7 @@ class PoseFRConfig:
 
 
 CONFIGURATIONS: dict[str, PoseFRConfig] = {
-    "posefr-256": PoseFRConfig(
-        blocks=_scaled(s4=1, s8=2, s16=2, s32=2, s64=5), filters=True, chroma=True, head_blocks=_scaled(s64=4)
-    ),
+    "posefr-256": PoseFRConfig(filters=True, chroma=True),
     "posefr-512": PoseFRConfig(
         size=512,
         prior=_scaled(s4=384, s8=384, s16=320, s32=256, s64=160, s128=80, s256=40, s512=20),
@@ -152,10 +146,11 @@ class PoseFRNet(nn.Module):
         conditioned = {s: int(config.prior[s] * config.conditioned) for s in config.sizes}
         gained = config.sizes_from(2 * _LOW_BAND)
         self.decoder, self.free = (
-            Decoder(config.size, encoder_channels, config.decoder, conditioned, gained, residuals, *parts)
-            for residuals, parts in zip(
+            Decoder(config.size, encoder_channels, config.decoder, conditioned, gained, residuals, filters, chroma)
+            for residuals, filters, chroma in zip(
                 map(config.sizes_from, _SMALLEST_RESIDUALS),
-                ((config.filters, config.chroma, config.head_blocks), (False, False, {})),
+                (config.filters, False),
+                (config.chroma, False),
                 strict=True,
             )
         )
@@ -209,25 +204,11 @@ class PoseFRNet(nn.Module):
         small = {s: (small_image + 1) / 2 for s, small_image in said.images.items()}
         return Output(image, small, torch.cat([latents[s] for s in self.config.sizes], 1))
 
-    @torch.no_grad()
-    def with_parts_of(self, config: PoseFRConfig) -> PoseFRNet:
-        """This network with the filters, chroma and MMRBs of a configuration, where it lacks them.
-
-        They change nothing before they are trained.
-        """
+    def with_parts(self, filters: bool, chroma: bool) -> PoseFRNet:
+        """This network with the parts asked for, where it lacks them; they change nothing before they are trained."""
         own = self.config
-        blocks, head_blocks = (
-            {size: max(mine.get(size, 0), theirs.get(size, 0)) for size in sorted({*mine, *theirs})}
-            for mine, theirs in ((own.blocks, config.blocks), (own.head_blocks, config.head_blocks))
-        )
-        filters, chroma = own.filters or config.filters, own.chroma or config.chroma
-        network = PoseFRNet(replace(own, blocks=blocks, filters=filters, chroma=chroma, head_blocks=head_blocks))
-        known = self.state_dict()
-        network.load_state_dict(network.state_dict() | known)
-        for name, module in network.named_modules():
-            if isinstance(module, MMRB) and f"{name}.scale" not in known:
-                nn.init.zeros_(module.fuse.weight)
-                nn.init.zeros_(cast(Tensor, module.fuse.bias))
+        network = PoseFRNet(replace(own, filters=own.filters or filters, chroma=own.chroma or chroma))
+        network.load_state_dict(network.state_dict() | self.state_dict())
         return network
 
     @torch.no_grad()

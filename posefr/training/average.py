@@ -45,13 +45,13 @@ def average(first: PoseFRNet, second: PoseFRNet, share: float) -> PoseFRNet:
     """A network of the weights (1 - share) * first + share * second.
 
     Args:
-        second: its filters, chroma and MMRBs may be missing in the first: what they say is weighed with `share` then.
+        second: its filters and its chroma may be missing in the first: what they say is weighed with `share` then.
 
     Raises:
         PoseFRError: the networks differ in more than that.
     """
     known = first.state_dict()
-    whole = first.with_parts_of(second.config)
+    whole = first.with_parts(second.config.filters, second.config.chroma)
     if whole.config != second.config:
         raise PoseFRError("The weights are of networks that differ in their sizes or widths; they have no average.")
     averaged, theirs = whole.state_dict(), second.state_dict()
