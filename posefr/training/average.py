@@ -1,7 +1,7 @@
 """Averages the weights of two restorers, of which one was trained on from the other.
 
-What one of them lacks counts as silent there. The mean of two points of one training path is often better than either,
-for the noise of the steps averages out (stochastic weight averaging, arXiv 1803.05407).
+A part that the first lacks counts as silent there. The mean of two points of one training path is often better than
+either, for the noise of the steps averages out (stochastic weight averaging, arXiv 1803.05407).
 """
 
 from __future__ import annotations
@@ -50,13 +50,10 @@ def average(first: PoseFRNet, second: PoseFRNet, share: float) -> PoseFRNet:
     Raises:
         PoseFRError: the networks differ in more than that.
     """
-    known = first.state_dict()
     whole = first.with_parts(second.config.filters, second.config.chroma)
     if whole.config != second.config:
         raise PoseFRError("The weights are of networks that differ in their sizes or widths; they have no average.")
-    averaged, theirs = whole.state_dict(), second.state_dict()
-    for name, value in averaged.items():
-        # Of a part that the first lacks, what is zero keeps it silent; the rest is nothing that was trained.
-        weight = share if name in known or not value.any() else 1.0
-        value.lerp_(theirs[name], weight)
+    theirs = second.state_dict()
+    for name, value in whole.state_dict().items():  # zero where the first lacks a part
+        value.lerp_(theirs[name], share)
     return whole
