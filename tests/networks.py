@@ -14,6 +14,7 @@ SMALL = PoseFRConfig(
     style_channels=16,
     filters=True,
     chroma=True,
+    refined=(64,),
 )
 
 

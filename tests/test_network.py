@@ -29,7 +29,7 @@ def test_a_fresh_network_returns_its_input(name):
     torch.testing.assert_close(output.image, images, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "gmacs", "mebibytes"), [("posefr-256", 2, 24), ("posefr-512", 20, 200)])
+@pytest.mark.parametrize(("name", "gmacs", "mebibytes"), [("posefr-256", 3, 24), ("posefr-512", 24, 200)])
 def test_cost_stays_within_the_limits(name, gmacs, mebibytes):
     network = PoseFRNet(CONFIGURATIONS[name]).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -131,10 +131,11 @@ def test_a_kernel_is_what_a_convolution_with_it_would_be():
 
 
 def test_a_network_gets_parts_and_stays_what_it_was():
-    without = awake(PoseFRNet(replace(SMALL, filters=False, chroma=False))).eval()
-    whole = without.with_parts(filters=True, chroma=True).eval()
+    bare = replace(SMALL, filters=False, chroma=False, refined=())
+    without = awake(PoseFRNet(bare)).eval()
+    whole = without.with_parts_of(SMALL).eval()
     assert whole.config == SMALL
-    assert whole.with_parts(filters=False, chroma=False).config == SMALL
+    assert whole.with_parts_of(bare).config == SMALL
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         for fidelity in (1.0, 0.3):
@@ -167,8 +168,28 @@ def test_what_speaks_below_fidelity_1_alone_does_not_change_fidelity_1():
     assert (freer - free).abs().mean() > 1e-3
 
 
+def test_a_refinement_counts_as_much_as_the_fidelity():
+    network = awake(PoseFRNet(SMALL)).eval()
+    before = awake(PoseFRNet(replace(SMALL, refined=()))).eval()
+    before.load_state_dict({key: network.state_dict()[key] for key in before.state_dict()})
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for fidelity in (1.0, 0.5, 0.0):
+            plain = before(images, fidelity).image
+            features = before.decoder(*_seen(before, images)).seen[64]
+            expected = plain + fidelity * network.refinements["64"](images, plain, features)
+            torch.testing.assert_close(network(images, fidelity).image, expected)
+        assert (expected - plain).abs().max() == 0
+        assert (network(images).image - before(images).image).abs().mean() > 1e-3
+
+
+def _seen(network, images):
+    centred = {s: image * 2 - 1 for s, image in image_pyramid(images).items()}
+    return network.encoder(centred)[0], centred
+
+
 def test_guidance_blends_what_both_say_and_keeps_what_one_alone_says():
-    ones, nothing = torch.ones(2, 1, 1, 1), Guidance({}, {}, {}, {}, {}, {})
+    ones, nothing = torch.ones(2, 1, 1, 1), Guidance({}, {}, {}, {}, {}, {}, {})
     mine = replace(nothing, conditions={4: 0 * ones}, residuals={64: ones, 128: ones})
     other = replace(nothing, conditions={4: ones}, residuals={128: 5 * ones})
     found = mine.blend(other, torch.tensor([0.0, 0.25])[:, None, None, None])

@@ -21,7 +21,7 @@ from ..detection import Detector, load_detector
 from ..errors import PoseFRError
 from ..geometry import apply_transform, crop_faces
 from ..imagefiles import picture_files, readable
-from .metrics import Identity, detail_ratio, grid_share
+from .metrics import Identity, detail_ratio, grid_share, pattern_height
 from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, write_csv
 
 __all__ = ["Face", "add_arguments", "find_faces", "measure", "run"]
@@ -29,7 +29,7 @@ __all__ = ["Face", "add_arguments", "find_faces", "measure", "run"]
 Image = NDArray[np.uint8]
 _SETS = ("aligned_lq", "whole_lq", "diffusion_small_faces")
 _ALIGNED = "aligned_lq"  # its pictures are faces in the ffhq frame already
-_FIGURES = ("identity", "detail", "colour", "grid")
+_FIGURES = ("identity", "detail", "colour", "grid", "pattern")
 _LEAST = 0.7  # detection score; what is less sure may be no face
 _CELL = 192  # px
 
@@ -124,7 +124,7 @@ def find_faces(folder: Path, size: int, detector: Detector) -> Iterator[Face]:
 
 def measure(picture: Image, face: Face, identity: Identity | None) -> dict[str, float]:
     """identity: cosine to the input; detail: ratio to the input; colour: largest shift of a channel's mean, 1/255;
-    grid: as `grid_share`."""
+    grid, pattern: as `grid_share` and `pattern_height`."""
     same = float("nan")
     if identity is not None and face.landmarks is not None:
         same = float(identity.embed(picture, face.landmarks) @ identity.embed(face.image, face.landmarks))
@@ -134,6 +134,7 @@ def measure(picture: Image, face: Face, identity: Identity | None) -> dict[str, 
         "detail": detail_ratio(picture, face.image),
         "colour": float(np.abs(shift).max()),
         "grid": grid_share(picture),
+        "pattern": pattern_height(picture),
     }
 
 
@@ -143,16 +144,17 @@ def _print(rows: Sequence[Row]) -> None:
         chosen = [row for row in rows if row["set"] == group]
         sides = sorted({(row["face"], row["side"]) for row in chosen})
         print(f"\n{group}, {len(sides)} faces of {min(s for _, s in sides):.0f} to {max(s for _, s in sides):.0f} px")
-        print(f"{'':28}{'identity':>10}{'lowest':>8}{'detail':>8}{'colour':>8}{'largest':>9}{'grid':>7}")
+        print(f"{'':28}{'identity':>10}{'lowest':>8}{'detail':>8}{'colour':>8}{'largest':>9}{'grid':>7}{'pattern':>9}")
         for method in methods:
             own = [row for row in chosen if row["method"] == method]
-            identity, detail, colour, grid = (np.array([row[name] for row in own], float) for name in _FIGURES)
+            identity, detail, colour, grid, pattern = (np.array([row[name] for row in own], float) for name in _FIGURES)
             known = identity[~np.isnan(identity)]
             mean, low = (known.mean(), known.min()) if len(known) else (np.nan, np.nan)
             # Ratios are averaged as logarithms: a half and a double cancel.
             ratio = np.exp(np.log(np.maximum(detail, 1e-6)).mean())
             print(
-                f"{method:28}{mean:10.3f}{low:8.3f}{ratio:8.2f}{colour.mean():8.2f}{colour.max():9.2f}{grid.mean():7.3f}"
+                f"{method:28}{mean:10.3f}{low:8.3f}{ratio:8.2f}{colour.mean():8.2f}{colour.max():9.2f}"
+                f"{grid.mean():7.3f}{pattern.mean():9.2f}"
             )
 
 

@@ -22,7 +22,7 @@ from ..errors import PoseFRError
 from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..training.degradation import SEVERITIES, Degradation, degrade, draw
-from .metrics import Identity, detail_ratio, grid_share, landmark_error, pattern_excess, psnr, ssim
+from .metrics import Identity, detail_ratio, grid_share, landmark_error, pattern_height, psnr, ssim
 
 __all__ = ["add_arguments", "add_restorer_arguments", "apply", "chosen_restorers", "largest_face", "run", "write_csv"]
 
@@ -209,7 +209,7 @@ def _clean_rows(restorers: Mapping[str, Restorer], cases: Sequence[Case], identi
                 "face": case.name, "severity": _CLEAN, "yaw": case.yaw, "method": f"{name} f=1",
                 "psnr": psnr(picture, case.truth), "ssim": ssim(picture, case.truth), "identity": same,
                 "landmarks": float("nan"), "detail": detail_ratio(picture, case.truth), "grid": grid_share(picture),
-                "pattern": pattern_excess(picture, case.truth),
+                "pattern": pattern_height(picture),
             })  # fmt: skip
     return rows
 
@@ -246,7 +246,7 @@ def _measure(picture: Image, case: Case, identity: Identity | None, detector: De
         # A face that is no longer found counts as an error of half the distance from eyes to mouth.
         figures["landmarks"] = 0.5 if found is None else landmark_error(found, case.landmarks)
     figures["detail"], figures["grid"] = detail_ratio(picture, case.truth), grid_share(picture)
-    figures["pattern"] = pattern_excess(picture, case.truth)
+    figures["pattern"] = pattern_height(picture)
     return figures
 
 
@@ -264,7 +264,7 @@ def _print(rows: Sequence[Row], methods: Sequence[str]) -> None:
         for method in methods:
             own = [row for row in chosen if row["method"] == method]
             figures = [mean(name, own) for name in _FIGURES]
-            print("{:28}{:9.2f}{:8.3f}{:10.3f}{:11.3f}{:8.2f}{:7.3f}{:9.3f}".format(method, *figures))
+            print("{:28}{:9.2f}{:8.3f}{:10.3f}{:11.3f}{:8.2f}{:7.3f}{:9.2f}".format(method, *figures))
 
     for severity in _LEVELS:
         table(severity, [row for row in rows if row["severity"] == severity])

@@ -144,6 +144,7 @@ class Guidance:
             0 leaves them as they are.
         residuals: {s: [B, 3, s, s]}, added to the image.
         images: {s: [B, 3, s, s]}, small images for deep supervision (in training mode only).
+        seen: {s: [B, K_s, s / 4, s / 4]}, the features that it said this from.
     """
 
     conditions: dict[int, Tensor]
@@ -152,6 +153,7 @@ class Guidance:
     chroma: dict[int, Tensor]
     residuals: dict[int, Tensor]
     images: dict[int, Tensor]
+    seen: dict[int, Tensor]
 
     def blend(self, other: Guidance, weight: Tensor) -> Guidance:
         """This guidance where `weight` [B, 1, 1, 1] is 0, the other where it is 1 and has something to say."""
@@ -168,6 +170,7 @@ class Guidance:
                     (self.chroma, other.chroma),
                     (self.residuals, other.residuals),
                     (self.images, other.images),
+                    (self.seen, {}),
                 )
             )
         )
@@ -227,7 +230,7 @@ class Decoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Mapping[int, Tensor], pyramid: Mapping[int, Tensor]) -> Guidance:
-        said = Guidance({}, {}, {}, {}, {}, {})
+        said = Guidance({}, {}, {}, {}, {}, {}, {})
         x: Tensor | None = None
         for s in self.sizes:
             key = str(s)
@@ -244,8 +247,10 @@ class Decoder(nn.Module):
                 said.kernels[s] = self.kernels[key](x)
             if key in self.chroma:
                 said.chroma[s] = self.chroma[key](x)
+            if s in features:
+                said.seen[s * _PATCH] = torch.cat([features[s], x], 1)
             if key in self.patches:
-                said.residuals[s * _PATCH] = self.patches[key](torch.cat([features[s], x], 1))
+                said.residuals[s * _PATCH] = self.patches[key](said.seen[s * _PATCH])
             if key in self.to_rgb and self.training:
                 said.images[s] = pyramid[s] + self.to_rgb[key](x)
         return said

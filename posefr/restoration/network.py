@@ -6,7 +6,7 @@ weights are this project's own, not the authors'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn import Linear
 from ..errors import PoseFRError
 from .chroma import CHROMA_TERMS, chroma_from_luma, luma_and_colors, with_green
 from .codec import Decoder, Encoder, filtered, image_pyramid
+from .refinement import FOLD, Refinement
 from .stylegan2 import Synthesis, fir_upsample, seeded_noise
 
 __all__ = ["CONFIGURATIONS", "Output", "PoseFRConfig", "PoseFRNet"]
@@ -42,6 +43,7 @@ class PoseFRConfig:
         conditioned: share of the prior's channels that the conditions reach.
         filters: whether the input passes through kernels of each pixel's own.
         chroma: whether colours have kernels of their own and are drawn after the image's luma.
+        refined: sizes in px at which the image is refined (those above `size` are not built).
     """
 
     size: int = 256
@@ -56,6 +58,7 @@ class PoseFRConfig:
     conditioned: float = 0.5
     filters: bool = False
     chroma: bool = False
+    refined: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.size < 64 or self.size & (self.size - 1):
@@ -63,6 +66,7 @@ class PoseFRConfig:
         for name in ("prior", "decoder", "blocks"):
             # JSON has no integer keys; a checkpoint's configuration comes back with strings.
             object.__setattr__(self, name, {int(k): int(v) for k, v in getattr(self, name).items()})
+        object.__setattr__(self, "refined", tuple(sorted({int(s) for s in self.refined})))  # nor has it tuples
         missing = [s for s in self.sizes if s not in self.prior or s not in self.decoder]
         missing += [s for s in self.sizes if s * 4 <= self.size and s not in self.blocks]
         if missing:
@@ -89,7 +93,7 @@ class PoseFRConfig:
 
 
 CONFIGURATIONS: dict[str, PoseFRConfig] = {
-    "posefr-256": PoseFRConfig(filters=True, chroma=True),
+    "posefr-256": PoseFRConfig(filters=True, chroma=True, refined=(256,)),
     "posefr-512": PoseFRConfig(
         size=512,
         prior=_scaled(s4=384, s8=384, s16=320, s32=256, s64=160, s128=80, s256=40, s512=20),
@@ -98,6 +102,7 @@ CONFIGURATIONS: dict[str, PoseFRConfig] = {
         style_channels=256,
         filters=True,
         chroma=True,
+        refined=(512,),
     ),
 }
 
@@ -123,8 +128,9 @@ class PoseFRNet(nn.Module):
     The encoder gives the prior its W+ latents and, through a decoder, the conditions of each scale. The image is the
     sum over scales of what the prior paints, of the input's own band at that scale times a learned gain (0..2, at
     first 1), of what kernels of each pixel's own add to it, others to its colours, and of the codec's residual; at
-    each scale from 32 px up, the colours then follow the luma as far as the decoder says. At the start all that a
-    decoder says and the layers to RGB are zero, so the output equals the input.
+    each scale from 32 px up, the colours then follow the luma as far as the decoder says. At the scales that the
+    configuration names the image is refined last, times the fidelity. At the start all that a decoder says, the
+    refinements and the layers to RGB are zero, so the output equals the input.
 
     There are two of the light decoders: `decoder` speaks at fidelity 1 and stays with what the input shows, `free`
     speaks at fidelity 0 and may invent; between them what they say is blended. So sharpness that is learnt by other
@@ -154,6 +160,13 @@ class PoseFRNet(nn.Module):
                 strict=True,
             )
         )
+        self.refinements = nn.ModuleDict(
+            {
+                str(s): Refinement(encoder_channels[s // FOLD] + config.decoder[s // FOLD])
+                for s in config.refined
+                if s in config.sizes_from(4 * FOLD)
+            }
+        )
         self.mean_latent = nn.Parameter(torch.zeros(config.style_channels))
         self.fidelity_latent = Linear(1, config.style_channels, bias=False)
         for size in config.sizes:
@@ -162,6 +175,10 @@ class PoseFRNet(nn.Module):
     def free_parameters(self) -> list[nn.Parameter]:
         """What speaks below fidelity 1 alone."""
         return [*self.free.parameters(), *self.fidelity_latent.parameters()]
+
+    def refining_parameters(self) -> list[nn.Parameter]:
+        """The refinements alone."""
+        return list(self.refinements.parameters())
 
     def forward(self, degraded: Tensor, fidelity: Tensor | float = 1.0, noise_seed: int = 0) -> Output:
         size = self.config.size
@@ -200,14 +217,20 @@ class PoseFRNet(nn.Module):
                 terms, kernels = said.chroma[s].tensor_split((CHROMA_TERMS,), 1)
                 image = image + with_green(filtered(luma_and_colors(pyramid[s])[1], kernels))
                 image = image + chroma_from_luma(image, terms)
+            if str(s) in self.refinements:
+                refined = self.refinements[str(s)](pyramid[s], image, said.seen[s])
+                image = image + refined * fidelity[:, :, None, None].to(refined.dtype)
         assert image is not None
         small = {s: (small_image + 1) / 2 for s, small_image in said.images.items()}
         return Output(image, small, torch.cat([latents[s] for s in self.config.sizes], 1))
 
-    def with_parts(self, filters: bool, chroma: bool) -> PoseFRNet:
-        """This network with the parts asked for, where it lacks them; they change nothing before they are trained."""
+    def with_parts_of(self, config: PoseFRConfig) -> PoseFRNet:
+        """This network with a configuration's filters, chroma and refinements, where it lacks them; they change nothing
+        before they are trained."""
         own = self.config
-        network = PoseFRNet(replace(own, filters=own.filters or filters, chroma=own.chroma or chroma))
+        refined = (*own.refined, *config.refined)
+        parts = replace(own, filters=own.filters or config.filters, chroma=own.chroma or config.chroma, refined=refined)
+        network = PoseFRNet(parts)
         network.load_state_dict(network.state_dict() | self.state_dict())
         return network
 

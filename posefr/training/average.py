@@ -1,6 +1,6 @@
 """Averages the weights of two restorers, of which one was trained on from the other.
 
-A part that the first lacks counts as silent there. The mean of two points of one training path is often better than
+A part that the first lacks is the second's. The mean of two points of one training path is often better than
 either, for the noise of the steps averages out (stochastic weight averaging, arXiv 1803.05407).
 """
 
@@ -45,15 +45,15 @@ def average(first: PoseFRNet, second: PoseFRNet, share: float) -> PoseFRNet:
     """A network of the weights (1 - share) * first + share * second.
 
     Args:
-        second: its filters and its chroma may be missing in the first: what they say is weighed with `share` then.
+        second: its filters, chroma and refinements may be missing in the first.
 
     Raises:
         PoseFRError: the networks differ in more than that.
     """
-    whole = first.with_parts(second.config.filters, second.config.chroma)
+    whole = first.with_parts_of(second.config)
     if whole.config != second.config:
         raise PoseFRError("The weights are of networks that differ in their sizes or widths; they have no average.")
-    theirs = second.state_dict()
-    for name, value in whole.state_dict().items():  # zero where the first lacks a part
-        value.lerp_(theirs[name], share)
+    known, theirs = first.state_dict(), second.state_dict()
+    for name, value in whole.state_dict().items():
+        value.lerp_(theirs[name], share if name in known else 1.0)
     return whole

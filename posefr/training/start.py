@@ -19,7 +19,7 @@ def start_network(
     """The network to train.
 
     Args:
-        config: of a fresh network; a loaded one gets its size, its filters and its chroma, where it has not.
+        config: of a fresh network; a loaded one gets its size and its parts, where it has not.
         weights: checkpoint to start from; grown where it is smaller than the configuration.
         prior: checkpoint of stage 1, whose weights the network's prior takes up where they fit, in the scales of
             `prior_from` px and more.
@@ -40,7 +40,7 @@ def start_network(
                 f"{weights} is for {network.config.size} px and has no widths to grow to {config.size} px; a network "
                 "of that --configuration starts without --weights."
             ) from None
-    network = network.with_parts(config.filters, config.chroma)
+    network = network.with_parts_of(config)
     if prior is not None:
         refused = take_prior(network, load_prior(prior)[0], prior_from)
         if refused:

@@ -93,6 +93,10 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
         raise PoseFRError(f"--judged-size is at most the faces' {size} px; found {recipe.judged_size}.")
     if recipe.free_only and recipe.faithful >= 1:
         raise PoseFRError("--free-only trains what speaks below fidelity 1; --faithful must be less than 1 with it.")
+    if recipe.refine_only and recipe.free_only:
+        raise PoseFRError("--refine-only and --free-only exclude each other; choose one.")
+    if recipe.refine_only and not network.refining_parameters():
+        raise PoseFRError("This network has no refinements to train; leave --refine-only out.")
     try:
         favoured = recipe.favoured
     except ValueError:
@@ -133,9 +137,10 @@ class _Trainer:
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         if recipe.bf16 and device.type == "cpu":
             without_nan_in_bf16(self.network)
-        if recipe.free_only:
+        if recipe.free_only or recipe.refine_only:
             self.network.requires_grad_(False)
-            for parameter in self.network.free_parameters():
+            chosen = self.network.free_parameters() if recipe.free_only else self.network.refining_parameters()
+            for parameter in chosen:
                 parameter.requires_grad_(True)
         # Layers that the caller froze stay as they are.
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
@@ -331,7 +336,7 @@ class _Trainer:
         if groups != kept:
             raise PoseFRError(
                 f"{path} is of a run that trained other parts, or some of them at another rate (--free-only, "
-                "--prior-rate); start in another folder, from its weights (--weights)."
+                "--refine-only, --prior-rate); start in another folder, from its weights (--weights)."
             )
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
