@@ -176,10 +176,6 @@ class PoseFRNet(nn.Module):
         """What speaks below fidelity 1 alone."""
         return [*self.free.parameters(), *self.fidelity_latent.parameters()]
 
-    def refining_parameters(self) -> list[nn.Parameter]:
-        """The refinements alone."""
-        return list(self.refinements.parameters())
-
     def forward(self, degraded: Tensor, fidelity: Tensor | float = 1.0, noise_seed: int = 0) -> Output:
         size = self.config.size
         if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, size, size):

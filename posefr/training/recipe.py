@@ -58,7 +58,9 @@ class Recipe(Run):
     features: float = _option(0.0, "weight of the distance in the discriminator's features, falling likewise")
     judged_size: int = _option(0, "px of the random squares that the discriminator sees; 0: whole faces")
     free_only: bool = _option(False, "train only what speaks below fidelity 1; fidelity 1 stays as it is")
-    refine_only: bool = _option(False, "train only the refinements, which see whole faces but are quick to train")
+    refine_only: bool = _option(
+        False, "train only the refinement at the network's size, by the error of pixels in squares of restored faces"
+    )
     free_pixel: float = _option(0.3, "share of the pixel loss that is left at fidelity 0")
     detail: float = _option(
         0.15, "weight of the distance in the amount of detail where its structure is right, falling likewise"

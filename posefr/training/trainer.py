@@ -37,6 +37,7 @@ from .losses import (
 from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
+from .refining import SquarePool
 from .state import write_state
 
 __all__ = ["train"]
@@ -95,8 +96,8 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
         raise PoseFRError("--free-only trains what speaks below fidelity 1; --faithful must be less than 1 with it.")
     if recipe.refine_only and recipe.free_only:
         raise PoseFRError("--refine-only and --free-only exclude each other; choose one.")
-    if recipe.refine_only and not network.refining_parameters():
-        raise PoseFRError("This network has no refinements to train; leave --refine-only out.")
+    if recipe.refine_only and str(size) not in network.refinements:
+        raise PoseFRError(f"This network has no refinement at {size} px to train; leave --refine-only out.")
     try:
         favoured = recipe.favoured
     except ValueError:
@@ -137,10 +138,11 @@ class _Trainer:
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         if recipe.bf16 and device.type == "cpu":
             without_nan_in_bf16(self.network)
+        self.squares = SquarePool(self.network) if recipe.refine_only else None
         if recipe.free_only or recipe.refine_only:
             self.network.requires_grad_(False)
-            chosen = self.network.free_parameters() if recipe.free_only else self.network.refining_parameters()
-            for parameter in chosen:
+            refinement = self.network.refinements[str(network.config.size)] if recipe.refine_only else None
+            for parameter in self.network.free_parameters() if refinement is None else refinement.parameters():
                 parameter.requires_grad_(True)
         # Layers that the caller froze stay as they are.
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
@@ -232,6 +234,11 @@ class _Trainer:
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to go down, and its parts before they are weighed."""
         recipe, device = self.recipe, self.processes.device
+        if self.squares is not None:
+            with autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+                self.squares.add(batch["degraded"], batch["target"])
+                after, before = self.squares.error(recipe.batch)
+            return recipe.pixel * after, {"refined": after, "refined_db": -10 * torch.log10(after.detach() / before)}
         degraded, target, landmarks = batch["degraded"], batch["target"], batch.get("landmarks")
         fidelity = torch.rand(len(target), device=device)
         faithful = torch.rand(len(target), device=device) < recipe.faithful

@@ -1,0 +1,72 @@
+"""Squares of restored faces, which a refinement is trained on."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from ..restoration.network import PoseFRNet
+from ..restoration.refinement import FOLD
+
+__all__ = ["SquarePool"]
+
+_KEPT = 128  # faces
+_SQUARES = 8  # drawn for each new face
+_SHARE = 3 / 8  # of a face's side, a square's side
+_BORDER = 8  # px of a square that a refinement sees less around than in a face
+_FLOOR = 2e-5  # 47 dB, as in log_error
+
+
+class SquarePool:
+    """What a network gives its last refinement to look at, kept for the last faces.
+
+    A refinement decides by its surroundings, while the rest of the network, which stays as it is, costs the most. So
+    each face is restored once and drawn from many times, and a step sees squares of many faces.
+
+    Args:
+        network: with a refinement at its own size.
+    """
+
+    def __init__(self, network: PoseFRNet) -> None:
+        self._network = network
+        self._refinement = network.refinements[str(network.config.size)]
+        self._faces: deque[tuple[Tensor, ...]] = deque(maxlen=_KEPT)
+        self._looked_at: tuple[Tensor, ...] = ()
+        self._refinement.register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: torch.nn.Module, looked_at: tuple[Tensor, ...]) -> None:
+        self._looked_at = looked_at
+
+    @torch.no_grad()
+    def add(self, degraded: Tensor, target: Tensor) -> None:
+        """Restore faces [B, 3, S, S] and keep them, with the squared error that is left."""
+        self._network(degraded, 1.0)
+        degraded, image, features = self._looked_at
+        error = (image - target).float().square().mean((1, 2, 3)) + _FLOOR
+        self._faces.extend(zip(degraded, image, features, target, error, strict=True))
+
+    def error(self, faces: int) -> tuple[Tensor, Tensor]:
+        """The refined squared error of squares, for `faces` new faces, over that of their whole faces before, and the
+        same without the refinement: means."""
+        chosen = torch.randint(len(self._faces), (_SQUARES * faces,)).tolist()
+        degraded, image, features, target, error = (
+            torch.stack(list(values))
+            for values in zip(*(self._square(*self._faces[index]) for index in chosen), strict=True)
+        )
+        refined = image + self._refinement(degraded, image, features)
+        inside = (..., slice(_BORDER, -_BORDER), slice(_BORDER, -_BORDER))
+        after, before = (
+            ((value - target)[inside].float().square().mean((1, 2, 3)) / error).mean() for value in (refined, image)
+        )
+        return after, before
+
+    def _square(self, degraded: Tensor, image: Tensor, features: Tensor, target: Tensor, error: Tensor) -> list[Tensor]:
+        places = features.shape[-1]
+        side = round(places * _SHARE)
+        y, x = torch.randint(places - side + 1, (2,)).tolist()
+        own = features[:, y : y + side, x : x + side]
+        y, x, side = y * FOLD, x * FOLD, side * FOLD
+        first, second, third = (value[:, y : y + side, x : x + side] for value in (degraded, image, target))
+        return [first, second, own, third, error]
