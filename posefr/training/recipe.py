@@ -63,11 +63,11 @@ class Recipe(Run):
     )
     free_pixel: float = _option(0.3, "share of the pixel loss that is left at fidelity 0")
     detail: float = _option(
-        0.15, "weight of the distance in the amount of detail where its structure is right, falling likewise"
+        0.25, "weight of the distance in the amount of detail where its structure is right, falling likewise"
     )
     structure: float = _option(0.3, "weight of the distance in the structure of detail, falling likewise")
     grid: float = _option(0.15, "weight of detail that repeats with every 2, 4 or 8 px, falling likewise")
-    pattern: float = _option(0.05, "weight of fine frequencies that stand out from those around them, falling likewise")
+    pattern: float = _option(3.0, "weight of fine frequencies that stand out from those around them, falling likewise")
     discriminator_rate: float = _option(5e-4, "the discriminator's learning rate, the same all the time")
     r1: float = _option(5.0, "weight of the discriminator's gradient penalty")
     identity_weight: float = _option(0.0, "weight of the identity loss; needs --identity")
