@@ -131,7 +131,7 @@ def test_the_cost_of_a_convolution_is_what_a_book_says():
 
 def test_the_bundled_restorer_costs_what_it_may():
     cost = cost_of(load_restorer("posefr-256", device="cpu"))
-    assert cost.macs <= 2e9
+    assert cost.macs <= 3e9
     assert 2 * cost.parameters <= 24 * 2**20  # bytes in fp16
 
 
