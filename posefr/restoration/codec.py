@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -157,23 +157,15 @@ class Guidance:
 
     def blend(self, other: Guidance, weight: Tensor) -> Guidance:
         """This guidance where `weight` [B, 1, 1, 1] is 0, the other where it is 1 and has something to say."""
-        return Guidance(
-            *(
-                {
-                    size: torch.lerp(mine, theirs.get(size, mine), weight.to(mine.dtype).expand_as(mine))
-                    for size, mine in own.items()
-                }
-                for own, theirs in (
-                    (self.conditions, other.conditions),
-                    (self.gains, other.gains),
-                    (self.kernels, other.kernels),
-                    (self.chroma, other.chroma),
-                    (self.residuals, other.residuals),
-                    (self.images, other.images),
-                    (self.seen, {}),
-                )
-            )
-        )
+
+        def mixed(own: dict[int, Tensor], theirs: dict[int, Tensor]) -> dict[int, Tensor]:
+            return {
+                size: torch.lerp(mine, theirs.get(size, mine), weight.to(mine.dtype).expand_as(mine))
+                for size, mine in own.items()
+            }
+
+        said = [entry.name for entry in fields(self) if entry.name != "seen"]
+        return replace(self, **{name: mixed(getattr(self, name), getattr(other, name)) for name in said})
 
 
 class Decoder(nn.Module):

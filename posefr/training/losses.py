@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..color import luma
 
 __all__ = [
+    "LEAST_ERROR",
     "agreement",
     "charbonnier",
     "detail_distances",
@@ -23,6 +24,8 @@ __all__ = [
     "region_loss",
     "region_weight",
 ]
+
+LEAST_ERROR = 2e-5  # 47 dB: a squared error below which a face counts as perfect
 
 _CELLS = (2, 4, 8)  # px; one position of the network's features paints 4 or 8, and they may alternate within
 _DETAIL_BANDS = 3
@@ -41,10 +44,10 @@ def charbonnier(image: Tensor, target: Tensor, weight: Tensor | None = None, eps
     return (value if weight is None else value * weight).mean()
 
 
-def log_error(image: Tensor, target: Tensor, weight: Tensor | None = None, floor: float = 2e-5) -> Tensor:
+def log_error(image: Tensor, target: Tensor, weight: Tensor | None = None, floor: float = LEAST_ERROR) -> Tensor:
     """Mean over the images [B, C, H, W] of log(MSE + floor): what PSNR averages, times -10 / ln 10.
 
-    The floor (47 dB) keeps nearly perfect images from deciding alone; `weight` [B] weighs the images.
+    The floor keeps nearly perfect images from deciding alone; `weight` [B] weighs the images.
     """
     value = ((image.float() - target.float()).square().mean((1, 2, 3)) + floor).log()
     return (value if weight is None else value * weight).mean()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..restoration.network import PoseFRNet
 from ..restoration.refinement import FOLD
+from .losses import LEAST_ERROR
 
 __all__ = ["SquarePool"]
 
@@ -16,7 +17,6 @@ _KEPT = 128  # faces
 _SQUARES = 8  # drawn for each new face
 _SHARE = 3 / 8  # of a face's side, a square's side
 _BORDER = 8  # px of a square that a refinement sees less around than in a face
-_FLOOR = 2e-5  # 47 dB, as in log_error
 
 
 class SquarePool:
@@ -44,7 +44,7 @@ class SquarePool:
         """Restore faces [B, 3, S, S] and keep them, with the squared error that is left."""
         self._network(degraded, 1.0)
         degraded, image, features = self._looked_at
-        error = (image - target).float().square().mean((1, 2, 3)) + _FLOOR
+        error = (image - target).float().square().mean((1, 2, 3)) + LEAST_ERROR
         self._faces.extend(zip(degraded, image, features, target, error, strict=True))
 
     def error(self, faces: int) -> tuple[Tensor, Tensor]:

@@ -141,8 +141,9 @@ class _Trainer:
         self.squares = SquarePool(self.network) if recipe.refine_only else None
         if recipe.free_only or recipe.refine_only:
             self.network.requires_grad_(False)
-            refinement = self.network.refinements[str(network.config.size)] if recipe.refine_only else None
-            for parameter in self.network.free_parameters() if refinement is None else refinement.parameters():
+            refinement = str(network.config.size)
+            trained = network.free_parameters() if recipe.free_only else network.refinements[refinement].parameters()
+            for parameter in trained:
                 parameter.requires_grad_(True)
         # Layers that the caller froze stay as they are.
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
