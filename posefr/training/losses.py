@@ -90,20 +90,22 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
         weight: [B], of the images.
 
     Returns:
-        amount: the mean difference of the logarithms of the finest band's energy, counted by the correlation: there
-            should be as much detail where it is the right one, and none has to be made up elsewhere. (The coarser bands
-            come out strong enough by their structure; counted too, they were overdone.)
+        amount: what the logarithms of the energies differ by. What is missing in the finest band counts by the
+            correlation: there should be as much detail where it is the right one, and none has to be made up elsewhere.
+            What is too much counts everywhere and in all bands, squared, since a little of it may be chance: skin that
+            becomes leather.
         structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
     first, second = _luma(image), _luma(target)
-    structure = torch.zeros(len(image), device=image.device)
+    amount, structure = torch.zeros(2, len(image), device=image.device)
     for band in range(_DETAIL_BANDS):
         (ours, first), (wanted, second) = _band(first), _band(second)
         energy, wanted_energy = (_windows(part.square()) + _LEAST_DETAIL**2 for part in (ours, wanted))
         correlation = _windows(ours * wanted) / (energy * wanted_energy).sqrt()
+        excess = energy.log() - wanted_energy.log()
+        amount = amount + F.relu(excess).square().mean((1, 2, 3)) / _DETAIL_BANDS
         if band == 0:
-            distance = (energy.log() - wanted_energy.log()).abs() * correlation.detach().clamp_min(0)
-            amount = distance.mean((1, 2, 3))
+            amount = amount + (F.relu(-excess) * correlation.detach().clamp_min(0)).mean((1, 2, 3))
         structure = structure + (1 - correlation).mean((1, 2, 3)) / _DETAIL_BANDS
     if weight is not None:
         amount, structure = amount * weight, structure * weight

@@ -63,7 +63,7 @@ class Recipe(Run):
     )
     free_pixel: float = _option(0.3, "share of the pixel loss that is left at fidelity 0")
     detail: float = _option(
-        0.25, "weight of the distance in the amount of detail where its structure is right, falling likewise"
+        0.25, "weight of missing detail where its structure is right, and of too much anywhere, falling likewise"
     )
     structure: float = _option(0.3, "weight of the distance in the structure of detail, falling likewise")
     grid: float = _option(0.15, "weight of detail that repeats with every 2, 4 or 8 px, falling likewise")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..restoration.network import PoseFRNet
 from ..restoration.refinement import FOLD
@@ -17,6 +17,16 @@ _KEPT = 128  # faces
 _SQUARES = 8  # drawn for each new face
 _SHARE = 3 / 8  # of a face's side, a square's side
 _BORDER = 8  # px of a square that a refinement sees less around than in a face
+
+
+class _Witness(nn.Module):
+    """In the place of a refinement: keeps what it would have looked at, and adds nothing."""
+
+    seen: tuple[Tensor, ...] = ()
+
+    def forward(self, *seen: Tensor) -> Tensor:
+        self.seen = seen
+        return torch.zeros_like(seen[0])
 
 
 class SquarePool:
@@ -31,19 +41,20 @@ class SquarePool:
 
     def __init__(self, network: PoseFRNet) -> None:
         self._network = network
-        self._refinement = network.refinements[str(network.config.size)]
+        self._size = str(network.config.size)
+        self._refinement = network.refinements[self._size]
         self._faces: deque[tuple[Tensor, ...]] = deque(maxlen=_KEPT)
-        self._looked_at: tuple[Tensor, ...] = ()
-        self._refinement.register_forward_pre_hook(self._keep)
-
-    def _keep(self, _: torch.nn.Module, looked_at: tuple[Tensor, ...]) -> None:
-        self._looked_at = looked_at
 
     @torch.no_grad()
     def add(self, degraded: Tensor, target: Tensor) -> None:
         """Restore faces [B, 3, S, S] and keep them, with the squared error that is left."""
-        self._network(degraded, 1.0)
-        degraded, image, features = self._looked_at
+        witness = _Witness()
+        self._network.refinements[self._size] = witness
+        try:
+            self._network(degraded, 1.0)
+        finally:
+            self._network.refinements[self._size] = self._refinement
+        degraded, image, features = witness.seen
         error = (image - target).float().square().mean((1, 2, 3)) + LEAST_ERROR
         self._faces.extend(zip(degraded, image, features, target, error, strict=True))
 
