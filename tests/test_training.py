@@ -279,6 +279,20 @@ def test_the_priors_convolutions_have_a_learning_rate_of_their_own(crops, tmp_pa
         assert moved[block + name] == pytest.approx(share * step, rel=0.05), name
 
 
+def test_a_run_with_orthogonal_steps_learns_and_goes_on(crops, tmp_path):
+    recipe = Recipe(steps=10, batch=2, workers=1, log_every=5, muon=True, prior_rate=4.0, faithful=1.0,
+                    learning_rate=0.01)  # fmt: skip
+    train(awake(PoseFRNet(SMALL)), crops, recipe, tmp_path, CPU)
+    path = train(PoseFRNet(SMALL), crops, replace(recipe, steps=5), tmp_path, CPU)
+    gains = [line["gain_db"] for line in read_log(tmp_path / "log.jsonl")]
+    assert gains[-1] > gains[0] + 0.5
+    assert load_network(path)[1]["steps"] == 15
+    state = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]
+    kinds = {group["orthogonal"]: group["params"][0] for group in state["param_groups"]}
+    assert set(state["state"][kinds[True]]) == {"momentum", "step"}
+    assert "exp_avg_sq" in state["state"][kinds[False]]
+
+
 def test_a_state_without_a_discriminators_optimiser_resumes(crops, tmp_path):
     recipe = Recipe(steps=1, batch=2, workers=1, adversarial=0.01)
     path = train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
@@ -299,7 +313,7 @@ def test_a_run_of_a_network_with_other_parts_is_refused_in_one_sentence(crops, t
 def test_a_run_does_not_go_on_with_other_parts_or_rates(crops, tmp_path):
     recipe = Recipe(steps=1, batch=2, workers=1)
     train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
-    for change in ({"free_only": True}, {"refine_only": True}, {"prior_rate": 10.0}):
+    for change in ({"free_only": True}, {"refine_only": True}, {"prior_rate": 10.0}, {"muon": True}):
         with pytest.raises(PoseFRError, match=r"trained other parts, or some of them at another rate"):
             train(PoseFRNet(SMALL), crops, replace(recipe, **change), tmp_path, CPU)
 

@@ -42,6 +42,7 @@ class Recipe(Run):
     prior_rate: float = _option(
         1.0, "learning rate of the prior's convolutions over the others'; 10 for a prior that was not trained alone"
     )
+    muon: bool = _option(False, "orthogonal steps (Muon) for all matrices but small ones, Adam's for the rest")
     ema: float = _option(0.998, "decay of the averaged weights, a step")
     loss: str = _option(
         "psnr",

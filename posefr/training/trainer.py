@@ -34,6 +34,7 @@ from .losses import (
     pyramid_loss,
     region_loss,
 )
+from .muon import Muon, is_large
 from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
@@ -147,9 +148,8 @@ class _Trainer:
                 parameter.requires_grad_(True)
         # Layers that the caller froze stay as they are.
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            _groups(self.network, recipe.prior_rate), lr=recipe.learning_rate, betas=(0.9, 0.99)
-        )
+        groups = _groups(self.network, recipe.prior_rate, recipe.muon)
+        self.optimizer = Muon(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
         self.judge: Judge | None = None
         if recipe.judged:
             size = recipe.judged_size or network.config.size
@@ -338,19 +338,20 @@ class _Trainer:
                 "weights (--weights)."
             )
         groups, kept = (
-            [(len(group["params"]), group.get("share", 1.0)) for group in optimizer["param_groups"]]
+            [_kind(group) for group in optimizer["param_groups"]]
             for optimizer in (self.optimizer.state_dict(), state["optimizer"])
         )
         if groups != kept:
             raise PoseFRError(
-                f"{path} is of a run that trained other parts, or some of them at another rate (--free-only, "
-                "--refine-only, --prior-rate); start in another folder, from its weights (--weights)."
+                f"{path} is of a run that trained other parts, or some of them at another rate or by "
+                "other steps (--free-only, --refine-only, --prior-rate, --muon); start in another folder, "
+                "from its weights (--weights)."
             )
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
-            group.setdefault("share", 1.0)  # older versions had one group and kept none
+            _, group["share"], group["orthogonal"] = _kind(group)
         self.steps, self.seconds = state["steps"], state["seconds"]
         self.note = ", ".join(dict.fromkeys([*_parts(state.get("note", "")), *_parts(self.note)]))
         if self.judge is not None and "judge" in state:
@@ -359,24 +360,28 @@ class _Trainer:
                 self.judge.optimizer.load_state_dict(state["judge_optimizer"])
 
 
-def _groups(network: PoseFRNet, prior_rate: float) -> list[dict[str, Any]]:
-    """What is trained, in groups for Adam, each with the `share` of the learning rate that it gets.
+def _groups(network: PoseFRNet, prior_rate: float, muon: bool) -> list[dict[str, Any]]:
+    """What is trained, in groups, each with the `share` of the learning rate that it gets.
 
     Adam's steps are as large for every weight. The prior's convolutions are stored at unit variance and scaled in use
     (ModulatedConv2d), those of codec and decoders at the variance of their use, 1 / inputs or less. So at one rate the
     prior's change ten to forty times more slowly.
     """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    if prior_rate == 1:
-        return [{"params": trained, "share": 1.0}]
     unit = {
         layer.weight for layer in network.prior.modules() if isinstance(layer, ModulatedConv2d) and layer.demodulate
     }
-    groups = [
-        {"params": [p for p in trained if p not in unit], "share": 1.0},
-        {"params": [p for p in trained if p in unit], "share": prior_rate},
-    ]
-    return [group for group in groups if group["params"]]
+    kinds: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            kind = (prior_rate if parameter in unit else 1.0, muon and is_large(parameter))
+            kinds.setdefault(kind, []).append(parameter)
+    return [{"params": kinds[kind], "share": kind[0], "orthogonal": kind[1]} for kind in kinds]
+
+
+def _kind(group: dict[str, Any]) -> tuple[int, float, bool]:
+    """How many parameters a group has, its share of the rate, and whether its steps are orthogonal; older versions kept
+    only the first."""
+    return len(group["params"]), group.get("share", 1.0), group.get("orthogonal", False)
 
 
 def _parts(note: str) -> list[str]:
