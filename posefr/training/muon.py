@@ -38,7 +38,7 @@ class Muon(torch.optim.Adam):
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["orthogonal"]]
         try:
-            loss = super().step(closure) if self.param_groups else None
+            loss = super().step(closure)
         finally:
             self.param_groups = groups
         for group in groups:
@@ -71,9 +71,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
     speed.
     """
     a, b, c = _COEFFICIENTS
-    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
     x = x / (torch.linalg.matrix_norm(x) + 1e-12)
     for _ in range(_STEPS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return x.T if tall else x
