@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import mimetypes
 import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -192,6 +194,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 def _restore(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
+    _check_report(args.report, jobs)
     _check_selection(args)
     detector, restorer = _load_detector(args), _load_restorer(args)
 
@@ -252,6 +255,7 @@ def _restore(args: argparse.Namespace) -> int:
 
 def _detect(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
+    _check_report(args.report, jobs)
     _check_selection(args)
     detector = _load_detector(args)
 
@@ -367,6 +371,21 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
             raise PoseFRError(f"{written[place]} and {job.source} would both be written to {job.target}.")
         written[place] = job.source
     return jobs
+
+
+def _check_report(report: Path | None, jobs: Sequence[_Job]) -> None:
+    """Raise PoseFRError for a report that would take the place of a picture or cannot be written, before any work."""
+    if report is None:
+        return
+    if _identity(report) in {_identity(path) for job in jobs for path in (job.source, job.target) if path is not None}:
+        raise PoseFRError(f"{report} is one of the pictures and would be overwritten; give --report another name.")
+    try:
+        if os.path.isdir(report):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        report.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=report.parent).close()
+    except OSError as error:
+        raise PoseFRError(f"{report} cannot be written: {error.strerror or error}.") from error
 
 
 def _identity(path: Path) -> Hashable:

@@ -242,6 +242,27 @@ def test_nothing_starts_that_is_bound_to_go_wrong(photo, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["restore", "detect"])
+def test_a_report_takes_no_pictures_place_and_is_refused_before_the_work(photo, tmp_path, capsys, models, command):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "folder").mkdir()
+    os.link(photo, tmp_path / "linked.png")
+    before = photo.read_bytes()
+    for report, words in {
+        photo: "is one of the pictures and would be overwritten",
+        tmp_path / "linked.png": "is one of the pictures and would be overwritten",
+        tmp_path / "out" / "photo.png": "is one of the pictures and would be overwritten",
+        tmp_path / "file" / "report.json": "cannot be written",
+        tmp_path / "folder": "cannot be written: Is a directory",
+    }.items():
+        assert _run(command, photo, "-o", tmp_path / "out", "--report", report) == cli.USAGE
+        assert words in capsys.readouterr().err
+        assert photo.read_bytes() == before
+        assert not (tmp_path / "out").exists()
+    assert not models, "no network was loaded for it"
+    assert not list((tmp_path / "folder").iterdir())
+
+
 @pytest.mark.parametrize("option", [("--strength", "1.5"), ("--fidelity", "x"), ("--mask", "star"), ("--size", "-1")])
 def test_an_option_out_of_range_is_wrong_usage(photo, option, capsys):
     with pytest.raises(SystemExit) as stopped:
