@@ -880,7 +880,8 @@ class FacesFromBoxes(_Node):
 
             def detect(views: torch.Tensor) -> Faces:
                 nonlocal halved
-                found, halved = _detect(finder, views, threshold[0], 0, "upright", on_chunk)
+                found, note = _detect(finder, views, threshold[0], 0, "upright", on_chunk)
+                halved = note or halved
                 return found
 
             for i, images in enumerate(batches):
@@ -1206,6 +1207,12 @@ def _crop_masks(masks: torch.Tensor, crops: Crops) -> torch.Tensor:
     masks = masks.reshape(-1, *masks.shape[-2:])
     if len(masks) not in (1, len(crops.faces)):
         raise _not_one_for_each(crops, "crop_masks", len(masks))
+    height, width = masks.shape[1:]
+    if height != width:
+        raise PoseFRError(
+            f"The crop_masks have {width}x{height} px; a mask of a crop is square. Connect a mask of the whole image "
+            "to custom_mask."
+        )
     return masks.expand(len(crops.faces), -1, -1)
 
 

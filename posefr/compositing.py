@@ -85,6 +85,7 @@ def paste_faces(
         raise PoseFRError(f"The colour match {color_match!r} is unknown; pick one of {', '.join(COLOR_MATCHES)}.")
     size, count = restored.shape[1], len(crops)
     frames = crops.faces.frame.tolist()
+    enlargement = _enlargement(images, crops)
     if frames and not 0 <= min(frames) <= max(frames) < len(images):
         raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {len(images)} images.")
     shape, crop_masks, image_masks = _check_mask(mask, mask_space, images, count)
@@ -92,7 +93,6 @@ def paste_faces(
 
     device = images.device
     transforms = crops.transforms.cpu().double() * (size / crops.size)
-    enlargement = _enlargement(images, crops)
     transforms[:, :, :2] /= enlargement
     outlines = face_outline(crops.faces.landmarks.to(device), crops.transforms.to(device), crops.size)
     first = torch.zeros(1, dtype=torch.int64)

@@ -30,7 +30,7 @@ class Result:
 
     Attributes:
         images: [B, H, W, 3] 0..1, the restored images.
-        mask: [B, H, W] 0..1, where they were changed and how much.
+        mask: [B, H, W] 0..1, where faces were pasted and how much at full strength.
         found: every face that was detected.
         faces: the N selected ones, which were restored.
         crops: the N aligned crops of the input.

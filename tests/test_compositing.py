@@ -485,6 +485,10 @@ def test_mistakes_are_named() -> None:
         ("cut from 1 images of 40x50 px and do not fit onto 2", {"images": images.repeat(2, 1, 1, 1)}),
         ("do not fit onto 1 of 41x50 px", {"images": noise(1, 50, 41, 3)}),
     ]
+    frames = noise(3, 50, 40, 3)
+    last = crops_of(frames, [face(30, 20, 20)])
+    last.faces.frame[:] = 2
+    wrong.append(("cut from 3 images of 40x50 px and do not fit onto 2", {"images": frames[:2], "crops": last}))
     for message, change in wrong:
         arguments: dict[str, object] = {"images": images, "crops": crops, "restored": good, **change}
         with pytest.raises(PoseFRError, match=message):

@@ -488,8 +488,8 @@ def test_the_report_counts_and_lists(nodes, faces):
 # Boxes of other nodes
 
 
-def boxes_to_faces(nodes, detector=None, **inputs):
-    """Faces From Boxes as the host calls it: every input is a list."""
+def boxes_to_faces(nodes, detector=None, whole=False, **inputs):
+    """Faces From Boxes as the host calls it: every input is a list. Returns its outputs, or the `whole` result."""
     default = {
         i.id: [i.options[0] if i.default is None else i.default]
         for i in nodes.FacesFromBoxes.define_schema().inputs
@@ -498,7 +498,8 @@ def boxes_to_faces(nodes, detector=None, **inputs):
     if detector is not None:
         inputs["detector"] = [hosted(nodes, detector)]
     clone = type("FacesFromBoxes", (nodes.FacesFromBoxes,), {"hidden": SimpleNamespace(unique_id="7")})
-    return clone.execute(**{**default, **inputs}).args
+    result = clone.execute(**{**default, **inputs})
+    return result if whole else result.args
 
 
 def test_faces_go_to_every_kind_of_boxes_and_back(nodes, comfy, images, faces):
@@ -538,6 +539,20 @@ def test_landmarks_are_looked_for_in_the_boxes(nodes, comfy, models, images):
     other = Detector(nodes, "blind", [])
     boxes_to_faces(nodes, detector=other, image=[images], bbox=[[[40, 40, 72, 72]]], threshold=[0.3])
     assert [call.threshold for call in other.calls] == [0.3]
+
+
+def test_memory_that_ran_out_in_any_part_of_the_boxes_is_told(nodes, images):
+    class Tight(Detector):
+        def detect(self, images, **options):
+            if options["batch"] > 4 and len(images) > 4:
+                raise torch.cuda.OutOfMemoryError
+            return super().detect(images, **options)
+
+    result = boxes_to_faces(
+        nodes, Tight(nodes, "tight", []), whole=True, image=[images[:1]], bbox=[[[40, 40, 72, 72]] * 33]
+    )
+    assert result.args[1] == [33]
+    assert result.ui["text"][0].startswith("Memory ran out with ")
 
 
 def test_images_of_several_sizes_go_with_their_boxes(nodes, images):
@@ -694,6 +709,12 @@ def test_a_mask_of_the_picture_before_upscaling_is_scaled(nodes, images, faces):
     _, mask = run(nodes.PasteFaces, image=larger, crops=crops, restored=white, custom_mask=left).args
     assert mask[0, 88, 80] == 1
     assert not mask[..., 142:].any()
+
+
+def test_masks_of_crops_that_are_not_square_are_refused(nodes, images, faces):
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    with pytest.raises(nodes.PoseFRError, match=r"32x64 px; a mask of a crop is square\. .* custom_mask"):
+        run(nodes.PasteFaces, image=images, crops=crops, restored=cut, crop_masks=torch.ones(1, 64, 32))
 
 
 def test_masks_for_another_number_of_crops_are_refused(nodes, images, faces):
