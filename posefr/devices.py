@@ -1,10 +1,15 @@
-"""Which device pictures are worked on beside the networks."""
+"""Which device networks go to, and which one pictures are worked on beside them."""
 
 from __future__ import annotations
 
 import torch
 
-__all__ = ["desk_of"]
+__all__ = ["default_device", "desk_of"]
+
+
+def default_device() -> torch.device:
+    """Where a network goes if nobody says it: CUDA where there is some, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def desk_of(device: torch.device) -> torch.device:

@@ -15,6 +15,7 @@ from .detection import ensure_torchvision
 from .detection.releases import Release, cache_folder
 from .detection.releases import download as fetch
 from .detection.weights import read_state
+from .devices import default_device
 from .errors import PoseFRError
 from .stamps import Stamp, stamp_of
 
@@ -150,7 +151,7 @@ def load_parser(
 
     Args:
         name_or_path: `bisenet`, `parsenet`, or the path of a .pth or .safetensors file with the weights of either.
-        device: where its network goes; the CPU if None.
+        device: where its network goes; None takes CUDA when there is one.
         folders: the host's model folders; the user's cache folder if there are none.
         download: fetch parsenet if it is not there, into the first of the folders. For bisenet nobody has published a
             checksum, so it is never fetched.
@@ -180,7 +181,7 @@ def load_parser(
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise PoseFRError(f"{path} does not fit facexlib's {kind}: {error}") from error
-    return Parser(name, network if device is None else network.to(device), kind)
+    return Parser(name, network.to(device or default_device()), kind)
 
 
 def parser_stamp(name: str, folders: Sequence[Path] = ()) -> Stamp | None:

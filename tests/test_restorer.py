@@ -97,6 +97,8 @@ def test_names_are_bundled_first_then_the_folders_files(checkpoint, tmp_path, tm
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "other.pth").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no model")
+    for other in ("parsing_parsenet.pth", "my_RetinaFace.safetensors", "detection_Resnet50_Final.pth"):
+        (tmp_path / other).write_bytes(b"")
     names = restorer_names([tmp_path, tmp_path / "absent"])
     assert names[0] == "posefr-256"
     assert names[1:] == ["linked/far.pth", "small.safetensors", "sub/other.pth"]

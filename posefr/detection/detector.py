@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..devices import desk_of
+from ..devices import default_device, desk_of
 from ..errors import PoseFRError
 from ..faces import Faces
 from ..pose import estimate_pose
@@ -212,7 +212,7 @@ def load_detector(
 
     Args:
         name_or_path: one of `detector_names(folders)`, or a path to a .safetensors or .pth file.
-        device: where its networks go; the CPU if None.
+        device: where its networks go; None takes CUDA when there is one.
         folders: the host's model folders, looked into first.
         download: fetch a public release that is not there, into the first of the folders, or the user's cache folder.
         progress: called with bytes done and bytes in all during a download; may raise to stop.
@@ -229,7 +229,7 @@ def load_detector(
     network = build_network(architecture)
     read_weights(network, path, architecture, state)
     detector = Detector(name, network, load_second_look(SECOND_LOOK) if name == "bundled" else None)
-    detector.network.to(device)
+    detector.network.to(device or default_device())
     return detector
 
 

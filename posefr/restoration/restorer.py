@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .. import memory
 from ..batching import batches
+from ..devices import default_device
 from ..errors import PoseFRError
 from ..layout import channels_last
 from ..stamps import Stamp, stamp_of
@@ -25,6 +26,7 @@ __all__ = ["Restorer", "load_restorer", "restorer_names", "restorer_stamp"]
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 _EXTENSIONS = (".safetensors", ".pth", ".pt")
+_OTHER_NETWORKS = ("retinaface", "mobilenet0.25_final", "resnet50_final", "parsing_")  # parts of their files' names
 
 
 class Call(Protocol):
@@ -116,6 +118,8 @@ class Restorer:
 def _files(folders: Sequence[Path]) -> dict[str, Path]:
     """Every file that could hold a restorer, by the name it is picked by; bundled ones first, without extension.
 
+    Detectors and parsers may lie in the same folder; those named as their publishers do are left out.
+
     Shards stand under the name of the file that they were cut from.
     """
     found: dict[str, Path] = {}
@@ -126,7 +130,8 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
         inside = (Path(root, file) for root, _, files in os.walk(folder, followlinks=True) for file in files)
         for path in sorted(inside):
             name = path.relative_to(folder).with_name(whole_name(path)).as_posix()
-            if path.suffix.lower() in _EXTENSIONS and os.path.isfile(path):
+            other = any(part in path.name.lower() for part in _OTHER_NETWORKS)
+            if path.suffix.lower() in _EXTENSIONS and not other and os.path.isfile(path):
                 found.setdefault(name, path)
     return found
 
@@ -171,14 +176,13 @@ def load_restorer(
             raise PoseFRError(
                 f"There is no restorer {_short(name_or_path)}; choose one of {', '.join(files)}, or the path of a file."
             )
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device or default_device())
     if path.suffix.lower() == ".safetensors" and read_metadata(path).get("format") == FORMAT:
         network, provenance = load_network(path)
         network = network.eval().requires_grad_(False).to(device)
-        if torch.device(device).type == "cpu":
+        if device.type == "cpu":
             network = channels_last(network)
         return Restorer(str(name_or_path), network.config.size, "ffhq", network, _call_posefr, provenance)
     from .foreign import load_foreign
 
-    return load_foreign(path, str(name_or_path), torch.device(device))
+    return load_foreign(path, str(name_or_path), device)

@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_threads(args.threads)
     try:
         photos, faceless = load_stock(args.faces, args.reference, args.faceless, args.every)
-        train(photos, faceless, load_detector(args.detector).first_look, args)
+        train(photos, faceless, load_detector(args.detector, device="cpu").first_look, args)
     except PoseFRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
