@@ -135,6 +135,8 @@ def test_amount_and_structure_of_detail_count_each_for_itself():
     assert strong > 10 * detail_distances(other, first)[0], "but it may not be more; as much by chance is no harm"
     smooth = torch.nn.functional.interpolate(first[..., ::8, ::8], scale_factor=8, mode="bilinear")
     assert detail_distances(first, smooth)[0] > 2, "and where there is none, it is too much"
+    coarse = torch.nn.functional.interpolate(first[..., ::4, ::4], scale_factor=4, mode="bicubic")
+    assert detail_distances(0.5 + 0.2 * (coarse - 0.5), coarse)[0] > 5, "weaker outlines lack as much as weaker pores"
     mixed = torch.stack((first[0], other[1]))
     assert detail_distances(mixed, first, torch.tensor([1.0, 0.0]))[1] < 0.01
 

@@ -90,10 +90,10 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
         weight: [B], of the images.
 
     Returns:
-        amount: what the logarithms of the energies differ by. What is missing in the finest band counts by the
-            correlation: there should be as much detail where it is the right one, and none has to be made up elsewhere.
-            What is too much counts everywhere and in all bands, squared, since a little of it may be chance: skin that
-            becomes leather.
+        amount: what the logarithms of the energies differ by, squared. What is missing counts by the correlation: there
+            should be as much detail where it is the right one, and none has to be made up elsewhere. In the finest band
+            it counts unsquared as well, since there some is nearly always missing. What is too much counts everywhere:
+            skin that becomes leather.
         structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
     first, second = _luma(image), _luma(target)
@@ -103,9 +103,11 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
         energy, wanted_energy = (_windows(part.square()) + _LEAST_DETAIL**2 for part in (ours, wanted))
         correlation = _windows(ours * wanted) / (energy * wanted_energy).sqrt()
         excess = energy.log() - wanted_energy.log()
-        amount = amount + F.relu(excess).square().mean((1, 2, 3)) / _DETAIL_BANDS
+        right = correlation.detach().clamp_min(0)
+        counts = torch.where(excess > 0, torch.ones_like(right), right)
+        amount = amount + (excess.square() * counts).mean((1, 2, 3)) / _DETAIL_BANDS
         if band == 0:
-            amount = amount + (F.relu(-excess) * correlation.detach().clamp_min(0)).mean((1, 2, 3))
+            amount = amount + (F.relu(-excess) * right).mean((1, 2, 3))
         structure = structure + (1 - correlation).mean((1, 2, 3)) / _DETAIL_BANDS
     if weight is not None:
         amount, structure = amount * weight, structure * weight
