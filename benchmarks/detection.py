@@ -78,7 +78,7 @@ def main() -> None:
     frames = make_frames()
     images = torch.from_numpy(frames).float() / 255
     bgr = np.ascontiguousarray(frames[..., ::-1])
-    detector, bundled = load_detector(options.weights), load_detector("bundled")
+    detector, bundled = (load_detector(weights, device="cpu") for weights in (options.weights, "bundled"))
     twin = facexlib_twin(detector)
 
     def theirs(count: int) -> Callable[[], object]:

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    reference = load_detector(args.reference)
+    reference = load_detector(args.reference, device="cpu")
     reference.name = "reference"
     detectors = _detectors(args.detector, reference)
     pictures = [*_photos(args.data / "photos", args.size, reference), *_canvases(args, reference)]
@@ -153,7 +153,7 @@ def _detectors(names: Sequence[str] | None, reference: Detector) -> list[Detecto
     if not names:
         names = [name for name in RELEASES if find_file(name, [cache_folder()])]
         names = ["bundled", *names] if BUNDLED.is_file() else names
-    return [*(load_detector(name) for name in names), reference]
+    return [*(load_detector(name, device="cpu") for name in names), reference]
 
 
 def _tensor(image: Image) -> Tensor:
