@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import mimetypes
 import os
@@ -194,8 +193,8 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 def _restore(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
-    _check_report(args.report, jobs)
     _check_selection(args)
+    _check_report(args.report, jobs)
     detector, restorer = _load_detector(args), _load_restorer(args)
 
     def restore(job: _Job) -> dict[str, Any]:
@@ -255,8 +254,8 @@ def _restore(args: argparse.Namespace) -> int:
 
 def _detect(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
-    _check_report(args.report, jobs)
     _check_selection(args)
+    _check_report(args.report, jobs)
     detector = _load_detector(args)
 
     def detect(job: _Job) -> dict[str, Any]:
@@ -379,9 +378,9 @@ def _check_report(report: Path | None, jobs: Sequence[_Job]) -> None:
         return
     if _identity(report) in {_identity(path) for job in jobs for path in (job.source, job.target) if path is not None}:
         raise PoseFRError(f"{report} is one of the pictures and would be overwritten; give --report another name.")
+    if os.path.isdir(report):
+        raise PoseFRError(f"{report} cannot be written: Is a directory.")
     try:
-        if os.path.isdir(report):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         report.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=report.parent).close()
     except OSError as error:

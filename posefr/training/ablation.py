@@ -22,6 +22,7 @@ from torch.nn import Conv2d
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..devices import default_device
 from ..errors import PoseFRError
 from ..pose import estimate_pose
 from ..restoration.checkpoint import read_metadata
@@ -114,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prior", type=Path, help="prior of stage 1 at this size; without it that run is left out")
     add("--only", action="append", choices=list(VARIANTS), help="may be given more than once (default: all)")
     add("--held-out", type=int, default=0, help="measure at most so many held-out faces of each band; 0 for all")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device().type)
 
 
 def run(args: argparse.Namespace) -> int:

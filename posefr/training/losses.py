@@ -104,7 +104,7 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
         correlation = _windows(ours * wanted) / (energy * wanted_energy).sqrt()
         excess = energy.log() - wanted_energy.log()
         right = correlation.detach().clamp_min(0)
-        counts = torch.where(excess > 0, torch.ones_like(right), right)
+        counts = torch.where(excess > 0, 1.0, right)
         amount = amount + (excess.square() * counts).mean((1, 2, 3)) / _DETAIL_BANDS
         if band == 0:
             amount = amount + (F.relu(-excess) * right).mean((1, 2, 3))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, autocast
 
+from ..devices import default_device
 from ..errors import PoseFRError
 from ..layout import channels_last
 from ..restoration.network import CONFIGURATIONS
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--configuration", default="posefr-256", choices=sorted(CONFIGURATIONS))
     add("--size", type=int, help="train at this size in px (default: the configuration's)")
     add("--weights", type=Path, help="prior to start from; a smaller one is grown")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device().type)
     add("--note", default="", help="goes into the provenance")
     add_options(parser, PriorRecipe)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ..devices import default_device
 from ..errors import PoseFRError
 from ..restoration.checkpoint import read_metadata
 from ..restoration.network import CONFIGURATIONS
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prior", type=Path, help="prior of stage 1, taken up at the start")
     add("--identity", type=Path, help="MobileFaceNet checkpoint (.pt) for the identity loss")
     add("--shard-mib", type=float, default=0, help="write the weights as files of at most so many MiB")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device().type)
     add("--note", default="", help="goes into the checkpoint's provenance")
     add_options(parser, Recipe)
 
