@@ -209,8 +209,10 @@ def _halved(asked: int, fitted: int, noun: str) -> str:
     return f"Memory ran out with {_plural(asked, noun)} at a time; done with {fitted} at a time."
 
 
-def _no_face(images: torch.Tensor, if_no_face: str) -> str:
-    said = f"No face found in {_plural(len(images), 'image')}"
+def _no_face(images: torch.Tensor, if_no_face: str, size: int) -> str:
+    said, longer = f"No face found in {_plural(len(images), 'image')}", max(images.shape[1:3])
+    if 0 < size < longer:
+        said += f" of {longer} px, searched at a working_size of {size}"
     if if_no_face == RAISE:
         raise PoseFRError(
             f'{said}: lower the threshold, raise the working size or allow more angles, or set if_no_face to "{PASS}".'
@@ -462,7 +464,7 @@ class DetectFaces(_Node):
         (on_chunk,) = host.progress()
         faces, halved = _detect(detector, images, threshold, working_size, angles, on_chunk, tile_size)
         if not len(faces):
-            return cls.done(faces, 0, warnings=(_no_face(images, if_no_face), halved))
+            return cls.done(faces, 0, warnings=(_no_face(images, if_no_face, working_size), halved))
         said = f"{_plural(len(faces), 'face')} in {_plural(len(images), 'image')}"
         return cls.done(faces, len(faces), said=said, warnings=(halved,))
 
@@ -1411,7 +1413,7 @@ class RestoreFacesInImage(_Node):
         faces, halved = _detect(finder, images, threshold, working_size, angles, detecting)
         if not len(faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
-            return cls.done(image, nothing, faces, warnings=(_no_face(images, if_no_face), halved))
+            return cls.done(image, nothing, faces, warnings=(_no_face(images, if_no_face, working_size), halved))
         if video:
             faces = smooth_faces(track_faces(faces, cuts=find_cuts(images)))
         faces = select_faces(faces, order="area", limit=limit)

@@ -770,6 +770,12 @@ def test_without_a_face_the_image_passes_with_a_note(nodes, comfy, models, image
     assert result.ui["text"] == (comfy.notes["7"],)
 
 
+def test_the_note_tells_that_the_search_was_at_a_smaller_size(nodes, comfy, models, images):
+    run(nodes.DetectFaces, image=images, detector=hosted(nodes, models.detectors["blind"]), working_size=64)
+    said = "No face found in 2 images of 160 px, searched at a working_size of 64: passed through unchanged."
+    assert comfy.notes["7"] == said
+
+
 @pytest.mark.parametrize("node", ["RestoreFacesInImage", "DetectFaces"])
 def test_without_a_face_the_switch_raises(nodes, models, images, node):
     detector = "blind" if node == "RestoreFacesInImage" else hosted(nodes, models.detectors["blind"])
