@@ -299,7 +299,8 @@ def _fidelity() -> Any:
         max=1.0,
         step=0.05,
         display_mode=io.NumberDisplay.slider,
-        tooltip="1 keeps closest to the face in the picture; lower values let the network invent more.",
+        tooltip="1 keeps closest to the face in the picture; lower values let the network invent more. GFPGAN, "
+        "RestoreFormer and upscalers have no such choice.",
     )
 
 
@@ -1333,7 +1334,7 @@ class RestoreFacesInImage(_Node):
                 io.Combo.Input(
                     "restorer",
                     options=restorer_names(host.folders(host.RESTORER_FOLDERS)),
-                    tooltip="The network that restores: bundled, or a file in models/posefr or "
+                    tooltip="The network that restores: posefr-256 is bundled; others are files in models/posefr or "
                     "models/facerestore_models.",
                 ),
                 io.Combo.Input(

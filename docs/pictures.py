@@ -10,6 +10,7 @@ scikit-image (public domain).
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -240,7 +241,7 @@ def face_report() -> Image.Image:
     image = photos.astronaut()
     faces = found(image)
     record = face_records(faces)[0]
-    lines = [f"{key}: {value}" for key, value in record.items() if not isinstance(value, (list, dict))]
+    lines = [f"{key}: {json.dumps(value)}" for key, value in record.items() if not isinstance(value, (list, dict))]
     page = Image.new("RGB", (260, 260), (40, 40, 40))
     ImageDraw.Draw(page).text((12, 12), "\n".join(lines), font=ImageFont.load_default(size=15), fill=LIGHT, spacing=8)
     shown = marked(image, faces).crop((60, 0, 400, 340))

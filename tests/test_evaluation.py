@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from networks import SMALL, awake
 from posefr.evaluation import photos, restore
 from posefr.evaluation.__main__ import main
 from posefr.evaluation.metrics import detail_ratio, grid_share, landmark_error, pattern_height, psnr, ssim
+from posefr.evaluation.options import add_input
 from posefr.restoration.checkpoint import save_network
 from posefr.restoration.network import PoseFRNet
 
@@ -174,3 +177,15 @@ def test_a_folder_without_faces_is_told_in_one_line(tmp_path, detector, capsys):
     assert capsys.readouterr().err.startswith(f"error: No face was found in {tmp_path}")
     assert main(["restore", "--faces", str(tmp_path)]) == 1
     assert "There are no face pictures" in capsys.readouterr().err
+
+
+def test_an_input_has_a_default_only_where_it_is_there(tmp_path, capsys):
+    there, absent = argparse.ArgumentParser(), argparse.ArgumentParser()
+    add_input(there, "--faces", tmp_path, "faces")
+    add_input(absent, "--faces", tmp_path / "none", "faces")
+    assert there.parse_args([]).faces == tmp_path
+    assert absent.parse_args(["--faces", "mine"]).faces == Path("mine")
+    with pytest.raises(SystemExit):
+        absent.parse_args([])
+    assert "required: --faces" in capsys.readouterr().err
+    assert "none" not in absent.format_help()

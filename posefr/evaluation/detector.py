@@ -27,7 +27,9 @@ from ..detection.releases import BUNDLED, RELEASES, cache_folder, find_file
 from ..detection.suppression import overlaps
 from ..errors import PoseFRError
 from ..faces import Faces
+from ..imagefiles import picture_files
 from ..pose import estimate_pose
+from .options import SHARED, add_input
 
 __all__ = ["Picture", "Score", "add_arguments", "find_and_score", "run"]
 
@@ -35,7 +37,6 @@ Image = NDArray[np.uint8]
 
 _SEEN = Path(__file__).with_name("seen_faces.json")
 _SETS = ("groups_detection", "whole_lq", "diffusion_small_faces")
-_SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 _SURE, _MAYBE = 0.9, 0.3
 _SAME_IOU = 0.4
 # Sizes of a picture, and whether it is mirrored, that the reference's landmarks are averaged over beside the plain one.
@@ -74,15 +75,10 @@ class Score:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m posefr.evaluation detector`."""
-    shared = Path(__file__).resolve().parents[2].parent / "shared"
     add = parser.add_argument
-    add("--data", type=Path, default=shared / "data", help="folder with photos/ and validation/ (default: %(default)s)")
-    add(
-        "--reference",
-        type=Path,
-        default=shared / "reference" / "retinaface_mobile0.25.pth",
-        help="weights whose finds in clean photos are the truth (default: %(default)s)",
-    )
+    add_input(parser, "--data", SHARED / "data", "folder with photos/ and validation/")
+    weights = SHARED / "reference" / "retinaface_mobile0.25.pth"
+    add_input(parser, "--reference", weights, "weights whose finds in clean photos are the truth")
     add("--detector", action="append", help="a detector to compare, name or path; may be given more than once")
     add("--threshold", type=float, default=0.5, help="least score of a find (default: %(default)s)")
     add("--size", type=int, default=640, help="pictures are shrunk to this longer side in px (default: %(default)s)")
@@ -174,7 +170,7 @@ def _photos(folder: Path, size: int, reference: Detector) -> list[Picture]:
     seen = json.loads(_SEEN.read_text(encoding="utf-8"))
     pictures = []
     for group in _SETS:
-        for path in sorted(p for p in (folder / group).glob("*") if p.suffix in _SUFFIXES):
+        for path in picture_files(folder / group):
             image = cv2.imread(str(path))
             if image is None:
                 raise PoseFRError(f"{path} is not a readable image; take it out of the folder.")
@@ -226,7 +222,7 @@ def _canvases(args: argparse.Namespace, reference: Detector) -> list[Picture]:
     from ..training.detector_photos import label_photo
 
     photos = []
-    for path in sorted((args.data / "validation").glob("*.webp")):
+    for path in picture_files(args.data / "validation"):
         image = cv2.imread(str(path))
         if image is not None:
             known = np.array(_TEMPLATE, np.float32)

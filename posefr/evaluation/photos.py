@@ -22,7 +22,8 @@ from ..errors import PoseFRError
 from ..geometry import apply_transform, crop_faces
 from ..imagefiles import picture_files, readable
 from .metrics import Identity, detail_ratio, grid_share, pattern_height
-from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, write_csv
+from .options import SHARED, add_input
+from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, load_identity, write_csv
 
 __all__ = ["Face", "add_arguments", "find_faces", "measure", "run"]
 
@@ -53,10 +54,9 @@ class Face:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m posefr.evaluation photos`."""
-    shared = Path(__file__).resolve().parents[2].parent / "shared"
     add = parser.add_argument
-    add("--photos", type=Path, default=shared / "data" / "photos", help="folder with photos; those in its "
-        "sub-folder aligned_lq are faces cut out already (default: %(default)s)")  # fmt: skip
+    text = "folder with photos; those in its sub-folder aligned_lq are faces cut out already"
+    add_input(parser, "--photos", SHARED / "data" / "photos", text)
     add(
         "--set",
         action="append",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, default=40, help="how many faces of each set, the largest ones; 0 for all "
         "(default: %(default)s)")  # fmt: skip
     add("--size", type=int, default=256, help="px that faces are cut out at and compared at (default: %(default)s)")
-    add_restorer_arguments(parser, shared)
+    add_restorer_arguments(parser)
     add("--csv", type=Path, help="write a row per face and method")
 
 
@@ -80,10 +80,7 @@ def run(args: argparse.Namespace) -> int:
         faces += found[: args.limit or None]
     if not faces:
         raise PoseFRError(f"No face was found in {args.photos}; name another folder with --photos.")
-    network = args.reference / "mobilefacenet.onnx"
-    identity = Identity(network) if network.exists() else None
-    if identity is None:
-        print(f"No identity network at {network}: the identity column stays empty.")
+    identity = load_identity(args.reference)
     rows: list[Row] = []
     columns: dict[str, list[Image]] = {"input": [face.image for face in faces]}
     for name, restorer in restorers.items():

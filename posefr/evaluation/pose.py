@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ..detection import Detector, load_detector
 from ..errors import PoseFRError
+from ..imagefiles import picture_files
 from ..pose import estimate_pose
+from .options import SHARED, add_input
 
 __all__ = ["add_arguments", "agreement", "run"]
 
@@ -31,10 +33,9 @@ _FSANET_SIDE = 1.4  # of the box's longer side: what comes nearest to the poses 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m posefr.evaluation pose`."""
-    shared = Path(__file__).resolve().parents[2].parent / "shared"
     add = parser.add_argument
-    add("--data", type=Path, default=shared / "data", help="folder with faces/ and validation/ (default: %(default)s)")
-    add("--fsanet", type=Path, default=shared / "reference", help="folder with FSA-Net's two files")
+    add_input(parser, "--data", SHARED / "data", "folder with faces/ and validation/")
+    add_input(parser, "--fsanet", SHARED / "reference", "folder with FSA-Net's two files")
     add("--detector", default="bundled", help="whose landmarks are used (default: %(default)s)")
     add("--every", type=int, default=5, help="take every n-th training photo only (default: %(default)s)")
     add("--json", type=Path, help="write the figures into this file as well")
@@ -99,7 +100,7 @@ def _training(folder: Path, every: int, detector: Detector) -> tuple[Tensor, Ten
 def _validation(folder: Path, fsanet: Path, detector: Detector) -> tuple[Tensor, Tensor]:
     networks = _load_fsanet(fsanet)
     ours, theirs = [], []
-    for path in sorted(folder.glob("*.webp")):
+    for path in picture_files(folder):
         image = _read(path)
         faces = detector.detect(_tensor(image))
         if len(faces):

@@ -23,6 +23,7 @@ from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..training.degradation import SEVERITIES, Degradation, degrade, draw
 from .metrics import Identity, detail_ratio, grid_share, landmark_error, pattern_height, psnr, ssim
+from .options import SHARED, add_input
 
 __all__ = ["add_arguments", "add_restorer_arguments", "apply", "chosen_restorers", "largest_face", "run", "write_csv"]
 
@@ -49,27 +50,28 @@ class Case:
 
 
 Method = Callable[[Case], Image]
+_IDENTITY = "mobilefacenet.onnx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m posefr.evaluation restore`."""
-    shared = Path(__file__).resolve().parents[2].parent / "shared"
     add = parser.add_argument
-    add("--faces", type=Path, default=shared / "data" / "validation", help="aligned faces (default: %(default)s)")
+    add_input(parser, "--faces", SHARED / "data" / "validation", "aligned faces")
     add("--limit", type=int, default=0, help="how many faces; 0 for all")
     add("--size", type=int, default=256, help="size that faces are compared at, px (default: %(default)s)")
-    add_restorer_arguments(parser, shared)
+    add_restorer_arguments(parser)
     add("--csv", type=Path, help="write a row per face, severity and method")
 
 
-def add_restorer_arguments(parser: argparse.ArgumentParser, shared: Path) -> None:
+def add_restorer_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that all evaluations of restorers have."""
     add = parser.add_argument
     add("--restorer", action="append", help="name or path, may be given more than once (default: all that are found)")
     add("--models", type=Path, action="append", default=[], help="folder with more restorers, ComfyUI's "
         "models/facerestore_models for one; may be given more than once")  # fmt: skip
     add("--fidelity", type=float, action="append", help="may be given more than once (default: 1 and 0)")
-    add("--reference", type=Path, default=shared / "reference", help="folder of the identity network")
+    add("--reference", type=Path, default=SHARED / "reference", help="folder of the identity network, "
+        f"{_IDENTITY}; without it there is no identity")  # fmt: skip
     add("--detector", default="bundled", help="finds the landmarks (default: %(default)s)")
     add("--sheet", type=Path, help="write a contact sheet, PNG")
 
@@ -89,6 +91,15 @@ def chosen_restorers(args: argparse.Namespace) -> dict[str, Restorer]:
         except PoseFRError as error:
             print(f"left out: {error}")
     return _named(restorers)
+
+
+def load_identity(folder: Path) -> Identity | None:
+    """The identity network, or None, and a sentence that says so."""
+    network = folder / _IDENTITY
+    if network.exists():
+        return Identity(network)
+    print(f"There is no {_IDENTITY} in --reference: the identity column stays empty.")
+    return None
 
 
 def _named(restorers: Sequence[Restorer]) -> dict[str, Restorer]:
@@ -112,10 +123,7 @@ def run(args: argparse.Namespace) -> int:
     for name, restorer in restorers.items():
         for fidelity in args.fidelity or (1.0, 0.0):
             methods[f"{name} f={fidelity:g}"] = partial(_restore, restorer, fidelity)
-    network = args.reference / "mobilefacenet.onnx"
-    identity = Identity(network) if network.exists() else None
-    if identity is None:
-        print(f"No identity network at {network}: the identity column stays empty.")
+    identity = load_identity(args.reference)
     rows: list[Row] = []
     pictures: dict[tuple[str, str, str], Image] = {}
     for case in tqdm(cases, desc="faces", unit="face"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..steadying import steady_restored
 from ..tracking import smooth_faces, track_faces
+from .options import SHARED, add_input
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,9 +40,8 @@ class Clip:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m posefr.evaluation video`."""
-    shared = Path(__file__).resolve().parents[2].parent / "shared"
     add = parser.add_argument
-    add("--faces", type=Path, default=shared / "data" / "validation", help="photos of a face (default: %(default)s)")
+    add_input(parser, "--faces", SHARED / "data" / "validation", "photos of a face")
     add("--limit", type=int, default=6, help="how many photos; 0 for all (default: %(default)s)")
     add("--frames", type=int, default=48, help="of a clip (default: %(default)s)")
     add("--noise", type=float, default=0.04, help="standard deviation, of a range of 1 (default: %(default)s)")
