@@ -85,14 +85,14 @@ def _pick_detector(name: str) -> host.Hosted:
         detector = load_detector(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
         return host.adopt(detector)
 
-    return host.keep("detector", (name, folders, detector_stamp(name, folders)), make)
+    return host.keep("detector", lambda: (name, folders, detector_stamp(name, folders)), make)
 
 
 def _pick_restorer(name: str) -> host.Hosted:
     folders = tuple(host.folders(host.RESTORER_FOLDERS))
     return host.keep(
         "restorer",
-        (name, folders, restorer_stamp(name, folders)),
+        lambda: (name, folders, restorer_stamp(name, folders)),
         lambda: host.adopt(load_restorer(name, device=host.loading_device(), folders=folders)),
     )
 
@@ -105,7 +105,7 @@ def _pick_parser(name: str) -> host.Hosted:
         parser = load_parser(name, device=host.loading_device(), folders=folders, download=True, progress=on_bytes)
         return host.adopt(parser)
 
-    return host.keep("parser", (name, folders, parser_stamp(name, folders)), make)
+    return host.keep("parser", lambda: (name, folders, parser_stamp(name, folders)), make)
 
 
 def _stamp(stamp: Callable[..., Any], name: str | None, folders: Sequence[str]) -> Any:
@@ -606,7 +606,7 @@ class SelectFaces(_Node):
                 )
             pictures, _ = _split(images)
             _check_same_images(pictures, faces)
-            sharpness = face_sharpness(pictures, faces)
+            sharpness = face_sharpness(pictures, faces, on_face=_stop_if_asked)
             among = (sharpness >= min_sharpness) & (sharpness <= (max_sharpness or float("inf")))
         kept, rest = split_faces(
             faces,
@@ -653,7 +653,8 @@ class PreviewFaces(_Node):
     def execute(cls, image: torch.Tensor, faces: Faces, order: str) -> io.NodeOutput:
         images, _ = _split(image)
         _check_same_images(images, faces)
-        drawn = host.hand_over(draw_faces(images, select_faces(faces, order=order)))
+        (on_image,) = host.progress()
+        drawn = host.hand_over(draw_faces(images, select_faces(faces, order=order), on_image=on_image))
         return cls.done(drawn, said=_plural(len(faces), "face"), shown=ui.PreviewImage(drawn, cls=cls))
 
 
@@ -775,7 +776,7 @@ class FaceReport(_Node):
         if images is not None:
             pictures, _ = _split(images)
             _check_same_images(pictures, faces)
-            sharpness = face_sharpness(pictures, faces)
+            sharpness = face_sharpness(pictures, faces, on_face=_stop_if_asked)
         report = faces_report(faces, sharpness)
         text = json.dumps(report, indent=1)
         said = f"{_plural(len(faces), 'face')} in {_plural(faces.frames, 'image')}"
@@ -900,19 +901,20 @@ class FacesFromBoxes(_Node):
 def _for_each_batch(values: list[Any], sizes: list[tuple], read: Callable[..., list[list[Box]]]) -> list:
     """The boxes of each image of each batch, from what a socket brought for them.
 
-    One batch may have one value for each of its images; otherwise values go with batches as the host pairs lists: the
-    last one stands for those that follow it.
+    Of more values than batches there has to be one for each image, batch after batch; otherwise values go with batches
+    as the host pairs lists: the last one stands for those that follow it.
     """
     if not values:
         return [[[] for _ in range(count)] for _, count in sizes]
-    if len(sizes) == 1 and len(values) > 1:
-        ((size, count),) = sizes
-        if len(values) != count:
+    if len(values) > len(sizes):
+        images = sum(count for _, count in sizes)
+        if len(values) != images:
             raise PoseFRError(
-                f"The boxes are those of {len(values)} images, but there {'is' if count == 1 else 'are'} {count}; "
+                f"The boxes are those of {len(values)} images, but there {'is' if images == 1 else 'are'} {images}; "
                 "connect boxes of these images."
             )
-        return [[read(value, size, 1)[0] for value in values]]
+        one_each = iter(values)
+        return [[read(next(one_each), size, 1)[0] for _ in range(count)] for size, count in sizes]
     return [read(values[min(i, len(values) - 1)], *which) for i, which in enumerate(sizes)]
 
 
@@ -979,7 +981,8 @@ class FacesToBoxes(_Node):
         if image is not None:
             images, _ = _split(image)
             _check_same_images(images, faces)
-        segs = to_segs(faces, factor=crop_factor, mask=seg_mask, images=images)
+        (on_face,) = host.progress()
+        segs = to_segs(faces, factor=crop_factor, mask=seg_mask, images=images, on_face=on_face)
         said = f"{_plural(len(faces), 'box', 'boxes')} in {_plural(faces.frames, 'image')}"
         return cls.done(segs, to_boxes(faces, bbox_layout), to_bounding_boxes(faces), said=said)
 

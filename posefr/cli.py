@@ -202,6 +202,7 @@ def _restore(args: argparse.Namespace) -> int:
         from .host import with_smaller_batches
         from .pipeline import restore_report
         from .report import face_records
+        from .selection import picked_numbers
 
         assert job.target is not None
         picture = read_picture(job.source)
@@ -245,7 +246,7 @@ def _restore(args: argparse.Namespace) -> int:
             "output": str(job.target),
             "status": "restored" if len(result.faces) else "passed through",
             "found": len(result.found),
-            "faces": face_records(result.faces),
+            "faces": face_records(result.faces, picked_numbers(args.only, len(result.found))),
             "lost": lost,
         }
 
@@ -262,7 +263,7 @@ def _detect(args: argparse.Namespace) -> int:
         from .devices import desk_of
         from .drawing import draw_faces
         from .report import face_records
-        from .selection import select_faces
+        from .selection import picked_numbers, select_faces
 
         picture = read_picture(job.source)
         found = detector.detect(
@@ -273,11 +274,14 @@ def _detect(args: argparse.Namespace) -> int:
         )
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
-        records = face_records(faces)
+        numbers = picked_numbers(args.only, len(found))
+        records = face_records(faces, numbers)
         count = "1 face" if len(found) == 1 else f"{len(found)} faces"
         lines = [f"{len(faces)} of {count} listed" if args.only else count]
         if job.target is not None:
-            lost = write_picture(job.target, picture.with_image(draw_faces(picture.image, faces.to("cpu"))))
+            lost = write_picture(
+                job.target, picture.with_image(draw_faces(picture.image, faces.to("cpu"), numbers=numbers))
+            )
             lines[0] += _lost(job.target, lost)
         for record in records:
             x0, y0, x1, y1 = record["box"]
@@ -303,10 +307,29 @@ def _lost(target: Path, lost: Sequence[str]) -> str:
 
 
 def _run(args: argparse.Namespace, jobs: Sequence[_Job], work: Callable[[_Job], dict[str, Any]]) -> int:
-    """Do the jobs one by one under a progress bar; a file that fails is named and counted, the others go on."""
+    """Do the jobs, tell how many failed, and write the report, where the user stops one of what was done."""
+    records: list[dict[str, Any]] = []
+    try:
+        _run_each(jobs, work, records)
+    finally:
+        failed = sum(record["status"] == "failed" for record in records)
+        if args.report is not None:
+            settings = {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in vars(args).items()
+                if name not in ("run", "inputs", "report")
+            }
+            report = {"posefr": __version__, "settings": settings, "failed": failed, "images": records}
+            with atomic_file(args.report) as file:
+                file.write(json.dumps(report, indent=2).encode())
+    print(f"{len(jobs) - failed} done, {failed} failed")
+    return SOME_FAILED if failed else DONE
+
+
+def _run_each(jobs: Sequence[_Job], work: Callable[[_Job], dict[str, Any]], records: list[dict[str, Any]]) -> None:
+    """Do the jobs one by one under a progress bar, adding records; one that fails is named, the others go on."""
     from tqdm import tqdm
 
-    records, failed = [], 0
     with tqdm(jobs, unit="image", disable=None) as bar:
         for job in bar:
             started = time.perf_counter()
@@ -316,24 +339,12 @@ def _run(args: argparse.Namespace, jobs: Sequence[_Job], work: Callable[[_Job], 
                 bar.write(f"{job.source}: {record.pop('said')}", file=sys.stdout)
             # PyTorch tells of memory and devices by RuntimeError: that ends this file's work, not the others'.
             except (PoseFRError, RuntimeError, MemoryError) as error:
-                failed += 1
                 message = str(error) or type(error).__name__
                 record |= {"status": "failed", "error": message}
                 bar.write(
                     f"failed: {message if str(job.source) in message else f'{job.source}: {message}'}", file=sys.stderr
                 )
             records.append(record | {"seconds": round(time.perf_counter() - started, 3)})
-    print(f"{len(jobs) - failed} done, {failed} failed")
-    if args.report is not None:
-        settings = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(args).items()
-            if name not in ("run", "inputs", "report")
-        }
-        report = {"posefr": __version__, "settings": settings, "failed": failed, "images": records}
-        with atomic_file(args.report) as file:
-            file.write(json.dumps(report, indent=2).encode())
-    return SOME_FAILED if failed else DONE
 
 
 def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:

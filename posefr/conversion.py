@@ -252,7 +252,12 @@ def to_bounding_boxes(faces: Faces) -> list[list[dict[str, Any]]]:
 
 
 def to_segs(
-    faces: Faces, *, factor: float = 3.0, mask: str = "box", images: Tensor | None = None
+    faces: Faces,
+    *,
+    factor: float = 3.0,
+    mask: str = "box",
+    images: Tensor | None = None,
+    on_face: Callable[[int, int], None] | None = None,
 ) -> list[tuple[tuple[int, int], list[Any]]]:
     """SEGS for each image, with one SEG for each of its faces, in the set's order.
 
@@ -262,6 +267,7 @@ def to_segs(
         mask: what is white in a SEG's mask: the `box`, the `ellipse` of an upright head, turned as the face is, or the
             `hull` from forehead to chin.
         images: [B, H, W, 3], where the regions' pictures come from; without them a SEG has none.
+        on_face: called with faces done and faces in all; may raise to stop.
 
     Raises:
         PoseFRError: an unknown mask, a factor below 1, or landmarks that are not finite.
@@ -282,6 +288,8 @@ def to_segs(
         segs[face.frame][1].append(
             SEG(picture, inside.numpy(), face.score, [left, top, right, bottom], bbox, "face", None)
         )
+        if on_face is not None:
+            on_face(i + 1, len(faces))
     return segs
 
 

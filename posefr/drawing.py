@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +24,13 @@ _TITLE = 34  # px
 _GAP = 6  # px
 
 
-def draw_faces(images: Tensor, faces: Faces) -> Tensor:
+def draw_faces(
+    images: Tensor,
+    faces: Faces,
+    *,
+    numbers: Sequence[int] | None = None,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Mark each face with its box, landmarks, index, score, yaw and track; pixels beside the marks stay as they are.
 
     The indices count per image in the set's order, as `face_records` does: after `select_faces(faces, order=...)` they
@@ -32,6 +40,8 @@ def draw_faces(images: Tensor, faces: Faces) -> Tensor:
     Args:
         images: [B, H, W, 3] float, 0..1.
         faces: faces in these images.
+        numbers: one for each face, in the place of its index.
+        on_image: called with images done and images in all, of those that have faces; may raise to stop.
     """
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
@@ -40,10 +50,12 @@ def draw_faces(images: Tensor, faces: Faces) -> Tensor:
     height, width = images.shape[1:3]
     line = max(1, round(max(height, width) / 400))
     font = ImageFont.load_default(size=max(10, 7 * line))
-    for frame in sorted(set(faces.frame.tolist())):
+    records = sorted(face_records(faces, numbers), key=itemgetter("frame"))
+    frames = [(frame, list(group)) for frame, group in groupby(records, itemgetter("frame"))]
+    for done, (frame, group) in enumerate(frames, 1):
         layer = Image.new("RGBA", (width, height))
         pen = ImageDraw.Draw(layer)
-        for record in face_records(faces[faces.frame == frame]):
+        for record in group:
             number = record["index"] if record["track"] is None else record["track"]
             colour = _COLOURS[number % len(_COLOURS)]
             # Pillow names a pixel by its index: the one whose centre is at (x + 0.5, y + 0.5).
@@ -65,6 +77,8 @@ def draw_faces(images: Tensor, faces: Faces) -> Tensor:
         marks = torch.from_numpy(np.asarray(layer, np.float32) / 255).to(images)
         colour_layer, cover = marks[..., :3], marks[..., 3:]
         marked[frame] = torch.where(cover > 0, colour_layer * cover + images[frame] * (1 - cover), images[frame])
+        if on_image is not None:
+            on_image(done, len(frames))
     return marked
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Crops",
     "alignment_transform",
     "apply_transform",
+    "check_crops",
     "check_images",
     "crop_faces",
     "invert_similarity",
@@ -212,6 +213,17 @@ def check_images(images: Tensor) -> None:
         raise PoseFRError(f"Images have the shape {shape}; expected at least one pixel in height and width.")
     if shape[3] < 3:
         raise PoseFRError(f"Images have {shape[3]} channels; expected three (RGB) or four (RGBA).")
+
+
+def check_crops(crops: Tensor) -> None:
+    """Raise PoseFRError unless these are square face crops [N, S, S, 3]."""
+    if crops.ndim != 4 or crops.shape[-1] != 3:
+        raise PoseFRError(f"Face crops must have the shape [N, S, S, 3]; found {list(crops.shape)}.")
+    height, width = crops.shape[1:3]
+    if height != width:
+        raise PoseFRError(
+            f"A face crop is square, but these images are {width}x{height} px; take the images of Crop Faces."
+        )
 
 
 def sample_crops(

@@ -116,11 +116,15 @@ _kept: dict[str, dict[Hashable, Any]] = {}
 _nodes = 0
 
 
-def keep(kind: str, key: Hashable, make: Callable[[], Result]) -> Result:
-    """What `make` made for this key before, or makes now. Of each kind the two that were used last are kept."""
+def keep(kind: str, key: Callable[[], Hashable], make: Callable[[], Result]) -> Result:
+    """What `make` made for this key before, or makes now. Of each kind the two that were used last are kept.
+
+    The key is asked for again after it was made, since that may fetch the file that the key tells of.
+    """
     kept = _kept.setdefault(kind, {})
-    made = kept.pop(key) if key in kept else make()
-    kept[key] = made
+    known = key()
+    made = kept.pop(known) if known in kept else make()
+    kept[key()] = made
     while len(kept) > _KEPT_OF_A_KIND:
         kept.pop(next(iter(kept)))
     return made

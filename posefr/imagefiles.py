@@ -187,7 +187,7 @@ def _decode_quietly(data: bytes, name: str) -> Picture:
         deep = _is_deep(image, data, name)
         # Also for 16 bits: Pillow notices a truncated file, OpenCV fills the rest with black.
         image.load()
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = _orientation(image)
         icc = image.info.get("icc_profile")
         pixels = _decode_16(data) if deep else np.asarray(_plain(image))
         if deep and image.format == "PNG" and data[25] == _PNG_GREY_ALPHA:  # OpenCV makes three colours of its grey
@@ -204,6 +204,14 @@ def _decode_quietly(data: bytes, name: str) -> Picture:
     if not icc or icc[16:20] != space:
         icc = None  # of another colour space, CMYK for one: it does not describe these pixels
     return Picture(np.ascontiguousarray(_upright(pixels, orientation)), icc)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 where the picture stands upright or nothing tells: damaged EXIF, which Pillow raises for, hides no pixels."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:
+        return 1
 
 
 def _is_deep(image: Image.Image, data: bytes, name: str) -> bool:

@@ -17,6 +17,7 @@ from .detection.releases import download as fetch
 from .detection.weights import read_state
 from .devices import default_device
 from .errors import PoseFRError
+from .geometry import check_crops
 from .stamps import Stamp, stamp_of
 
 __all__ = ["PARSERS", "PARTS", "Parser", "load_parser", "parser_names", "parser_stamp"]
@@ -111,12 +112,13 @@ class Parser:
             [N, 512, 512] float32, 0..1, on the crops' device: how likely each pixel is of one of these parts.
 
         Raises:
-            PoseFRError: an unknown part, or none.
+            PoseFRError: an unknown part, or none, or crops of another shape.
         """
         unknown = [part for part in parts if part not in _PARTS]
         if unknown or not parts:
             found = repr(unknown[0]) if unknown else "none"
             raise PoseFRError(f"Of the parts of a face {found} was asked for; pick some of {', '.join(PARTS)}.")
+        check_crops(crops)
         wanted = {name for part in parts for name in _PARTS[part]}
         chosen = [i for i, name in enumerate(self._kind.classes.split()) if name in wanted]
         device = next(self.network.parameters()).device
@@ -185,8 +187,10 @@ def load_parser(
 
 
 def parser_stamp(name: str, folders: Sequence[Path] = ()) -> Stamp | None:
-    """What changes when the file behind one of `parser_names` does; None if it is not there."""
-    return stamp_of(_find(_KINDS[name], folders))
+    """What changes when the file behind one of `parser_names` does; None if it is not there and cannot be fetched."""
+    kind = _KINDS[name]
+    stamp = stamp_of(_find(kind, folders))
+    return kind.release.stamp if stamp is None and kind.release is not None else stamp
 
 
 def _find(kind: _Kind, places: Sequence[Path]) -> Path | None:

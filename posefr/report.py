@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from .faces import Faces
@@ -13,20 +15,21 @@ if TYPE_CHECKING:
 __all__ = ["face_records", "faces_report"]
 
 
-def face_records(faces: Faces) -> list[dict[str, Any]]:
+def face_records(faces: Faces, numbers: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """One dictionary per face, in the set's order.
 
-    Keys: `index` (counted per frame, from 0), `frame`, `box` (x0 y0 x1 y1, px), `landmarks` (five x y, px), `size` (px)
-    and `score` (0..1), `yaw`, `pitch`, `roll` (degrees, None where unknown), `track` (None where unknown).
+    Keys: `index` (from `numbers`, one for each face; without them counted per frame, from 0), `frame`, `box` (x0 y0 x1
+    y1, px), `landmarks` (five x y, px), `size` (px) and `score` (0..1), `yaw`, `pitch`, `roll` (degrees, None where
+    unknown), `track` (None where unknown).
     """
     counts: dict[int, int] = {}
     records = []
-    for face, size in zip(faces.to_list(), faces.size.tolist(), strict=True):
-        index = counts.get(face.frame, 0)
-        counts[face.frame] = index + 1
+    for i, (face, size) in enumerate(zip(faces.to_list(), faces.size.tolist(), strict=True)):
+        place = counts.get(face.frame, 0)
+        counts[face.frame] = place + 1
         records.append(
             {
-                "index": index,
+                "index": place if numbers is None else numbers[i],
                 "frame": face.frame,
                 "box": [round(v, 2) for v in face.box],
                 "landmarks": [[round(x, 2), round(y, 2)] for x, y in face.landmarks],

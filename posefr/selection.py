@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import PoseFRError
 from .faces import Faces
 
-__all__ = ["ORDERS", "select_faces", "split_faces"]
+__all__ = ["ORDERS", "picked_numbers", "select_faces", "split_faces"]
 
 ORDERS = ("area", "left_to_right", "top_to_bottom", "center", "confidence")
 
@@ -123,6 +123,16 @@ def split_faces(
         ahead = torch.cumsum(picked, dim=0) - picked.long()
         picked = picked & (ahead - ahead[first] < limit)
     return faces[picked], faces[~picked]
+
+
+def picked_numbers(indices: str, count: int) -> list[int]:
+    """The numbers of the faces that `select_faces` picks with these indices in a frame of `count` faces.
+
+    Raises:
+        PoseFRError: indices that cannot be read.
+    """
+    wanted, numbers = _read_indices("face indices", indices), torch.arange(count)
+    return (numbers[_listed(numbers, wanted)] if wanted else numbers).tolist()
 
 
 def _order_key(faces: Faces, order: str) -> Tensor:

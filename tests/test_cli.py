@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -322,6 +323,29 @@ def test_the_report_tells_settings_and_faces(photo, tmp_path):
     assert [f["box"] for f in image["faces"]] == [[68, 16, 92, 40], [4, 20, 20, 36]]
     assert image["faces"][0]["index"] == 0
     assert image["seconds"] >= 0
+
+
+def test_the_report_is_written_where_the_user_stops(photo, tmp_path, monkeypatch):
+    shutil.copy(photo, photo.with_name("second.png"))
+    read = cli.read_picture
+
+    def stop_at_the_second(path):
+        if path.name == "second.png":
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(cli, "read_picture", stop_at_the_second)
+    _run("restore", photo, photo.with_name("second.png"), "-o", tmp_path / "o", "--report", tmp_path / "r.json")
+    (image,) = json.loads((tmp_path / "r.json").read_text())["images"]
+    assert image["status"] == "restored"
+
+
+def test_a_face_keeps_its_number_where_others_are_left_out(photo, tmp_path, capsys):
+    assert _run("detect", photo, "-o", tmp_path / "seen", "--only", 1) == cli.DONE
+    assert "1 of 2 faces listed\n  1: 16 x 16 px at 4, 20" in capsys.readouterr().out
+    assert _run("restore", photo, "-o", tmp_path / "o", "--only", 1, "--report", tmp_path / "r.json") == cli.DONE
+    (face,) = json.loads((tmp_path / "r.json").read_text())["images"][0]["faces"]
+    assert (face["index"], face["box"]) == (1, [4, 20, 20, 36])
 
 
 def test_detect_lists_faces_and_draws_them(photo, tmp_path, capsys):

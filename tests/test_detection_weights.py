@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from posefr.detection import load_detector, releases
+from posefr.detection import detector_stamp, load_detector, releases
 from posefr.detection.networks import build_network
 from posefr.detection.releases import RELEASES, Release, download
 from posefr.detection.weights import read_weights, write_weights
 from posefr.errors import PoseFRError
+from posefr.stamps import stamp_of
 
 CONTENT = b"weights" * 100_000
 
@@ -63,6 +64,7 @@ def test_a_download_is_checked_and_reports_progress(address, tmp_path):
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert [p.name for p in path.parent.iterdir()] == ["file.pth"]
+    assert stamp_of(path) == release(f"{address}/whole").stamp
 
 
 @pytest.mark.parametrize(
@@ -99,8 +101,10 @@ def test_a_picked_release_is_fetched_into_the_first_folder_once(address, tmp_pat
     folders = [tmp_path / "first", tmp_path / "second"]
     with pytest.raises(PoseFRError, match=r"not in .*first.*second"):
         load_detector("mobile0.25", folders=folders)
+    absent = detector_stamp("mobile0.25", folders)
     assert load_detector("mobile0.25", folders=folders, download=True).name == "mobile0.25"
     assert (folders[0] / "file.pth").is_file()
+    assert detector_stamp("mobile0.25", folders) == absent, "what was made with it is not made again"
     monkeypatch.setattr(releases, "_receive", None)  # a second fetch would fail
     load_detector("mobile0.25", folders=folders, download=True)
 

@@ -88,6 +88,13 @@ def test_16_bit_colours_in_separate_planes_are_refused(tmp_path):
         read_picture(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".png"])
+def test_damaged_exif_hides_no_pixels(tmp_path, suffix):
+    path, pixels = tmp_path / f"a{suffix}", np.full((24, 16, 3), 90, np.uint8)
+    Image.fromarray(pixels).save(path, exif=b"Exif\x00\x00GARBAGE", quality=100)
+    np.testing.assert_allclose(read_picture(path).pixels, pixels, atol=2)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".png", ".tif"])
 def test_exif_orientation_is_applied(tmp_path, suffix, orientation):

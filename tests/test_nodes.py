@@ -562,6 +562,11 @@ def test_images_of_several_sizes_go_with_their_boxes(nodes, images):
     assert (counts, first.image_size, second.image_size) == ([2, 0], (128, 160), (40, 50))
     made, _ = boxes_to_faces(nodes, image=[images, small], bbox=bbox[:1], landmarks=[nodes.GUESS])
     assert [len(faces) for faces in made] == [2, 1], "the last boxes stand for the images that follow"
+    bbox = [[[x, 10, x + 20, 30]] for x in (1, 2, 3)]
+    made, _ = boxes_to_faces(nodes, image=[images, small], bbox=bbox, landmarks=[nodes.GUESS])
+    assert [faces.box[:, 0].tolist() for faces in made] == [[1, 2], [3]], "one for each image, batch after batch"
+    with pytest.raises(nodes.PoseFRError, match="boxes are those of 4 images, but there are 3"):
+        boxes_to_faces(nodes, image=[images, small], bbox=[[]] * 4)
     with pytest.raises(nodes.PoseFRError, match="boxes are those of 3 images, but there are 2"):
         boxes_to_faces(nodes, image=[images], bbox=[[], [], []])
 
@@ -899,6 +904,22 @@ def test_cropping_and_pasting_stop_between_faces_too(nodes, comfy, images, faces
     with pytest.raises(comfy.management.InterruptProcessingException):
         run(getattr(nodes, node), image=images, **given)
     assert comfy.bars[-1].values == []
+
+
+@pytest.mark.parametrize(
+    ("node", "given"),
+    [
+        ("PreviewFaces", {"order": "area"}),
+        ("FacesToBoxes", {}),
+        ("FaceReport", {}),
+        ("SelectFaces", {"min_sharpness": 1.0}),
+    ],
+)
+def test_what_looks_at_every_face_stops_between_two(nodes, comfy, images, faces, node, given):
+    name = "image" if node in ("PreviewFaces", "FacesToBoxes") else "images"
+    comfy.management.interrupted = True
+    with pytest.raises(comfy.management.InterruptProcessingException):
+        run(getattr(nodes, node), faces=faces, **{name: images}, **given)
 
 
 def test_one_bar_fills_over_both_stages(nodes, comfy, models, images):

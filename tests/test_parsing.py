@@ -87,6 +87,8 @@ def test_a_network_from_the_hosts_folder_makes_a_mask_to_paste_with(weights: Pat
     covered = paste_faces(images, crops, crops.images, mask=masks, mask_space="crop", feather=0)[1]
     assert 0 < covered.max() <= masks.max() + 1e-6
     assert parser.parse(crops.images[:0]).shape == (0, 512, 512)
+    with pytest.raises(PoseFRError, match="A face crop is square"):
+        parser.parse(crops.images[:, 1:])
 
 
 def label_map(size: int = 512) -> Tensor:

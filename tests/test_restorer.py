@@ -70,7 +70,7 @@ def test_restoring_takes_any_crop_size_and_any_number(checkpoint):
     restorer = load_restorer(checkpoint, device="cpu")
     assert (restorer.size, restorer.frame) == (64, "ffhq")
     assert restorer.restore(torch.zeros(0, 64, 64, 3)).shape == (0, 64, 64, 3)
-    crops = torch.rand(5, 48, 80, 3)
+    crops = torch.rand(5, 80, 80, 3)
     seen = []
     restored = restorer.restore(crops, batch=2, on_chunk=lambda done, total: seen.append((done, total)))
     assert restored.shape == (5, 64, 64, 3)
@@ -84,6 +84,8 @@ def test_bad_crops_are_refused_in_one_sentence(checkpoint):
     restorer = load_restorer(checkpoint, device="cpu")
     with pytest.raises(PoseFRError, match="shape"):
         restorer.restore(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(PoseFRError, match="A face crop is square, but these images are 80x64 px"):
+        restorer.restore(torch.zeros(1, 64, 80, 3))
     with pytest.raises(PoseFRError, match="finite"):
         restorer.restore(torch.full((1, 64, 64, 3), float("nan")))
     with pytest.raises(PoseFRError, match="fidelity"):

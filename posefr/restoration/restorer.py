@@ -17,6 +17,7 @@ from .. import memory
 from ..batching import batches
 from ..devices import default_device
 from ..errors import PoseFRError
+from ..geometry import check_crops
 from ..layout import channels_last
 from ..stamps import Stamp, stamp_of
 from .checkpoint import FORMAT, load_network, read_metadata
@@ -75,7 +76,7 @@ class Restorer:
         """Restore face crops.
 
         Args:
-            crops: [N, H, W, 3] in 0..1, aligned in `frame`, on any device; resized to `size` when they have another.
+            crops: [N, S, S, 3] in 0..1, aligned in `frame`, on any device; resized to `size` when they have another.
             fidelity: 0..1; 1 follows the input, lower trusts the network's prior more.
             seed: of the noise in the prior; the same seed gives the same faces.
             batch: the most crops that go through the network at once.
@@ -88,8 +89,7 @@ class Restorer:
         Raises:
             PoseFRError: the crops have another shape or are not finite, or fidelity is outside 0..1.
         """
-        if crops.ndim != 4 or crops.shape[-1] != 3:
-            raise PoseFRError(f"Face crops must have the shape [N, H, W, 3]; found {list(crops.shape)}.")
+        check_crops(crops)
         if not 0 <= fidelity <= 1:
             raise PoseFRError(f"fidelity must be between 0 and 1; found {fidelity}.")
         if not torch.isfinite(crops).all():
