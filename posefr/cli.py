@@ -11,14 +11,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import PoseFRError
-from .imagefiles import SUFFIXES, atomic_file, read_picture, write_picture
+from .imagefiles import SUFFIXES, atomic_file, picture_files, read_picture, write_picture
 
 if TYPE_CHECKING:
     import torch
@@ -363,7 +363,7 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
             if not os.path.isdir(given):
                 jobs.append(_Job(given, None if output is None else output / given.name))
                 continue
-            found = list(_images_in(given))
+            found = picture_files(given, nested=True)
             if folder is not None and given.resolve() in folder.parents:  # what an earlier run wrote there is no input
                 found = [p for p in found if folder not in p.resolve().parents]
             if not found:
@@ -419,13 +419,6 @@ def _check_selection(args: argparse.Namespace) -> None:
     from .selection import select_faces
 
     select_faces(Faces.empty((1, 1), 1), order=args.order, indices=args.only)
-
-
-def _images_in(folder: Path) -> Iterable[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path
 
 
 def _device(name: str) -> torch.device:

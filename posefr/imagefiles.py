@@ -142,8 +142,12 @@ def read_picture(path: Path) -> Picture:
 
 def picture_files(folder: Path, nested: bool = False) -> list[Path]:
     """The picture files of a folder, sorted, with `nested` those of its sub-folders too; hidden ones are left out."""
-    found = folder.rglob("*") if nested else folder.glob("*")
-    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = (p for p in (folder.rglob("*") if nested else folder.glob("*")) if p.suffix.lower() in SUFFIXES)
+    return sorted(p for p in found if not _is_hidden(p.relative_to(folder)) and p.is_file())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:

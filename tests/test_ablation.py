@@ -12,6 +12,7 @@ from networks import SMALL, awake
 from torch.utils.flop_counter import FlopCounterMode
 
 from posefr.errors import PoseFRError
+from posefr.restoration.checkpoint import load_network, save_network
 from posefr.restoration.mmrb import MMRB
 from posefr.restoration.network import CONFIGURATIONS, PoseFRNet
 from posefr.training.__main__ import main
@@ -103,3 +104,8 @@ def test_the_command_trains_measures_and_does_not_repeat_what_is_done(tmp_path, 
     printed = capsys.readouterr().out
     assert "steps of" not in printed
     assert (tmp_path / "ablation.md").read_text() in printed
+    stopped = tmp_path / "MMRB-prior-0" / "network.safetensors"
+    network, provenance = load_network(stopped)
+    save_network(network, stopped, {**provenance, "steps": 1})
+    assert main(options) == 0
+    assert capsys.readouterr().out.count("steps of") == 1, "one that was stopped is trained anew"

@@ -179,6 +179,17 @@ def test_a_folder_without_faces_is_told_in_one_line(tmp_path, detector, capsys):
     assert "There are no face pictures" in capsys.readouterr().err
 
 
+def test_a_size_that_the_measures_cannot_take_is_told(capsys):
+    with pytest.raises(SystemExit):
+        main(["restore", "--faces", "any", "--size", "100"])
+    assert "100 is no multiple of 8 from 32 up" in capsys.readouterr().err
+
+
+def test_rows_are_written_in_utf8(tmp_path):
+    restore.write_csv(tmp_path / "new" / "rows.csv", [{"face": "顔"}])
+    assert (tmp_path / "new" / "rows.csv").read_text(encoding="utf-8").split() == ["face", "顔"]
+
+
 def test_an_input_has_a_default_only_where_it_is_there(tmp_path, capsys):
     there, absent = argparse.ArgumentParser(), argparse.ArgumentParser()
     add_input(there, "--faces", tmp_path, "faces")

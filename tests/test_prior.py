@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,21 @@ def test_what_is_stopped_by_hand_goes_on_later(prior, tmp_path, monkeypatch):
         train_prior(prior, faces(), PriorRecipe(steps=9, batch=2, sample_every=100), tmp_path, CPU)
     state = torch.load(tmp_path / "prior-state.pt", weights_only=True)
     assert state["steps"] == 2
+
+
+def test_the_average_goes_on_where_a_run_stopped(prior, tmp_path):
+    def averaged_and_raw() -> tuple[torch.Tensor, torch.Tensor]:
+        state = torch.load(tmp_path / "prior-state.pt", weights_only=True)
+        name = next(iter(state["prior"]))
+        return state["averaged"][name], state["prior"][name]
+
+    recipe = PriorRecipe(steps=20, batch=2, sample_every=100)
+    train_prior(prior, faces(), recipe, tmp_path, CPU)
+    before, _ = averaged_and_raw()
+    train_prior(Prior(prior.config), faces(), replace(recipe, steps=1), tmp_path, CPU)
+    after, raw = averaged_and_raw()
+    assert (raw - before).abs().mean() > 2e-4
+    torch.testing.assert_close(after - before, (raw - before) * (1 - 21 / 30), rtol=1e-3, atol=2e-5)
 
 
 def test_the_prior_follows_the_discriminators_gradient(prior):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from posefr.training.processes import Processes
 from posefr.training.recipe import LOSSES, Recipe
 from posefr.training.refining import SquarePool
 from posefr.training.start import start_network
-from posefr.training.trainer import train
+from posefr.training.trainer import _Trainer, train
 
 CPU = Processes(torch.device("cpu"))
 
@@ -163,6 +164,22 @@ def test_a_manifest_may_be_of_other_columns_and_tells_its_bad_lines(tmp_path, de
         load_crops(tmp_path, 64)
     manifest.write_text(header + "\n" + "a.png,50,50,70,50,60,60,53,70,67,70\n" * 2, encoding="utf-8-sig")
     assert list(load_crops(tmp_path, 64).files) == ["a.png", "a.png"]
+    manifest.write_text("file,source\nJosé.png,mine\n", encoding="cp1252")
+    with pytest.raises(PoseFRError, match=r"manifest\.csv is not in UTF-8"):
+        load_crops(tmp_path, 64)
+
+
+def test_hidden_photos_are_not_trained_with(tmp_path, detector):
+    for name in ("a.png", ".trash/b.png", "in/.c.png", "in/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((128, 128, 3), np.uint8))
+    (tmp_path / "folder.png").mkdir()
+    assert [Path(name).as_posix() for name in load_crops(tmp_path, 64).files] == [
+        "a.png",
+        "a.png",
+        "in/d.png",
+        "in/d.png",
+    ]
 
 
 def test_a_folder_without_faces_is_refused(tmp_path):
@@ -348,6 +365,38 @@ def test_what_is_stopped_by_hand_goes_on_later(crops, tmp_path, monkeypatch):
     assert load_network(tmp_path / "network.safetensors")[1]["steps"] == 2
 
 
+def test_what_is_stopped_while_samples_are_drawn_is_saved(crops, tmp_path, monkeypatch):
+    def stopped(self: _Trainer, batch: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Trainer, "_draw", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(PoseFRNet(SMALL), crops, Recipe(batch=2, workers=1, steps=2), tmp_path, CPU)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["steps"] == 2
+
+
+def test_a_run_is_saved_between_its_samples(crops, tmp_path, monkeypatch):
+    saved = []
+    save = _Trainer._save
+
+    def counted(self: _Trainer) -> Path:
+        saved.append(self.steps)
+        return save(self)
+
+    monkeypatch.setattr(_Trainer, "_save", counted)
+    monkeypatch.setattr("posefr.training.trainer._SAVED_EVERY", 0.0)
+    train(PoseFRNet(SMALL), crops, Recipe(batch=2, workers=1, steps=3), tmp_path, CPU)
+    assert saved == [1, 2, 3, 3]
+
+
+def test_a_run_does_not_go_on_from_other_weights(crops, tmp_path):
+    recipe = Recipe(steps=1, batch=2, workers=1)
+    train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU, note="from one.safetensors")
+    train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU, note="from one.safetensors, again")
+    with pytest.raises(PoseFRError, match=r"a run that did not start from two\.safetensors; leave that out"):
+        train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU, note="from two.safetensors")
+
+
 def test_an_error_while_faces_are_degraded_is_raised_and_not_waited_for(crops):
     crops.images = crops.images[:0]  # the odds still are those of six
     with pytest.raises(ValueError, match="positive integer"):
@@ -367,7 +416,8 @@ def test_an_error_while_faces_are_degraded_is_raised_and_not_waited_for(crops):
         ({"workers": 0}, "--workers must be at least 1; found 0"),
         ({"sample_every": 0}, "--sample-every must be at least 1"),
         ({"minutes": 0.0}, "--minutes must be more than 0"),
-        ({"judged_size": 128}, "at most the faces' 64 px"),
+        ({"judged_size": 128}, "from 8 to the faces' 64 px; found 128"),
+        ({"judged_size": 48}, "a power of two from 8 to the faces' 64 px; found 48"),
         ({"free_only": True, "faithful": 1.0}, "--faithful must be less than 1"),
         ({"free_only": True, "refine_only": True, "faithful": 0.0}, "--refine-only and --free-only exclude each other"),
     ],

@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     reference.name = "reference"
     detectors = _detectors(args.detector, reference)
     pictures = [*_photos(args.data / "photos", args.size, reference), *_canvases(args, reference)]
+    if not pictures:
+        raise PoseFRError(f"There are no pictures in {args.data}; name another folder with --data.")
     figures = {}
     for condition in ("clean", "spoilt"):
         shown = pictures if condition == "clean" else _spoil(pictures, args.copies)

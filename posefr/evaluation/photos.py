@@ -23,7 +23,7 @@ from ..geometry import apply_transform, crop_faces
 from ..imagefiles import picture_files, readable
 from .metrics import Identity, detail_ratio, grid_share, pattern_height
 from .options import SHARED, add_input
-from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, load_identity, write_csv
+from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, load_identity, side, write_csv
 
 __all__ = ["Face", "add_arguments", "find_faces", "measure", "run"]
 
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=int, default=40, help="how many faces of each set, the largest ones; 0 for all "
         "(default: %(default)s)")  # fmt: skip
-    add("--size", type=int, default=256, help="px that faces are cut out at and compared at (default: %(default)s)")
+    add("--size", type=side, default=256, help="px that faces are cut out at and compared at (default: %(default)s)")
     add_restorer_arguments(parser)
     add("--csv", type=Path, help="write a row per face and method")
 

@@ -73,7 +73,7 @@ def agreement(ours: Tensor, theirs: Tensor) -> dict[str, float]:
 
 def _rows(folder: Path, every: int) -> Iterator[tuple[dict[str, str], Tensor, Tensor]]:
     """Of every n-th training photo: its row in the list, its five landmarks, and its pose by FSA-Net."""
-    from ..training.detector_photos import read_manifest
+    from ..training.manifest import read_manifest
 
     for row in read_manifest(folder)[::every]:
         points = torch.tensor([[float(row[f"{p}_x"]), float(row[f"{p}_y"])] for p in _POINTS])

@@ -22,6 +22,7 @@ from ..errors import PoseFRError
 from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..training.degradation import SEVERITIES, Degradation, degrade, draw
+from ..training.manifest import read_manifest
 from .metrics import Identity, detail_ratio, grid_share, landmark_error, pattern_height, psnr, ssim
 from .options import SHARED, add_input
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_input(parser, "--faces", SHARED / "data" / "validation", "aligned faces")
     add("--limit", type=int, default=0, help="how many faces; 0 for all")
-    add("--size", type=int, default=256, help="size that faces are compared at, px (default: %(default)s)")
+    add("--size", type=side, default=256, help="size that faces are compared at, px (default: %(default)s)")
     add_restorer_arguments(parser)
     add("--csv", type=Path, help="write a row per face, severity and method")
 
@@ -93,6 +94,14 @@ def chosen_restorers(args: argparse.Namespace) -> dict[str, Restorer]:
     return _named(restorers)
 
 
+def side(text: str) -> int:
+    """An option's side of faces in px, as all measures can take it."""
+    size = int(text)
+    if size < 32 or size % 8:
+        raise argparse.ArgumentTypeError(f"{size} is no multiple of 8 from 32 up")
+    return size
+
+
 def load_identity(folder: Path) -> Identity | None:
     """The identity network, or None, and a sentence that says so."""
     network = folder / _IDENTITY
@@ -125,27 +134,30 @@ def run(args: argparse.Namespace) -> int:
             methods[f"{name} f={fidelity:g}"] = partial(_restore, restorer, fidelity)
     identity = load_identity(args.reference)
     rows: list[Row] = []
+    shown = _shown(cases) if args.sheet else []
     pictures: dict[tuple[str, str, str], Image] = {}
     for case in tqdm(cases, desc="faces", unit="face"):
         for name, method in methods.items():
             picture = method(case)
             rows.append({"face": case.name, "severity": case.severity, "yaw": case.yaw, "method": name,
                          **_measure(picture, case, identity, detector)})  # fmt: skip
-            pictures[case.name, case.severity, name] = picture
+            if case.name in shown:
+                pictures[case.name, case.severity, name] = picture
     _print(rows, list(methods))
     clean = _clean_rows(restorers, cases, identity)
     _print_clean(clean)
     if args.csv:
         write_csv(args.csv, rows + clean)
     if args.sheet:
-        _sheet(args.sheet, cases, pictures, list(methods))
+        truths = {case.name: case.truth for case in cases if case.name in shown}
+        _sheet(args.sheet, truths, pictures, list(methods))
     return 0
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write the rows, whose keys are those of the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -153,13 +165,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 def _cases(folder: Path, size: int, limit: int, detector: Detector) -> list[Case]:
     paths = picture_files(folder)
-    yaws = {}
-    manifest = folder / "manifest.csv"
-    if manifest.exists():
-        with manifest.open(newline="", encoding="utf-8-sig") as lines:
-            yaws = {
-                row["file"]: float(row["yaw"]) for row in csv.DictReader(lines) if row.get("file") and row.get("yaw")
-            }
+    yaws = {row["file"]: float(row["yaw"]) for row in read_manifest(folder) if row.get("file") and row.get("yaw")}
     cases = []
     for path, photo in readable(paths[: limit or None]):
         image = (photo[0] * 255).round().to(torch.uint8).numpy()
@@ -294,19 +300,26 @@ def _print(rows: Sequence[Row], methods: Sequence[str]) -> None:
         print(f"{method:28}{cells}")
 
 
-def _sheet(
-    path: Path, cases: Sequence[Case], pictures: dict[tuple[str, str, str], Image], methods: Sequence[str]
-) -> None:
-    """A row per face: each severity's methods, then the truth; the most turned faces and the first ones, 12 in all."""
+def _shown(cases: Sequence[Case]) -> list[str]:
+    """The names of the faces for the sheet: the most turned ones and the first ones, 12 in all."""
     turned = sorted({(abs(case.yaw), case.name) for case in cases}, reverse=True)[:4]
     names = [name for _, name in turned]
     names += [case.name for case in cases if case.severity == _LEVELS[0] and case.name not in names][: 12 - len(names)]
+    return names
+
+
+def _sheet(
+    path: Path,
+    truths: Mapping[str, Image],
+    pictures: Mapping[tuple[str, str, str], Image],
+    methods: Sequence[str],
+) -> None:
+    """A row per face: each severity's methods, then the truth."""
     side = 160
-    truths = {case.name: case.truth for case in cases}
     shown = [m for m in methods if m not in ("Lanczos", "denoise + unsharp")]
     rows = []
-    for name in names:
-        cells = [pictures[name, severity, method] for severity in _LEVELS for method in shown] + [truths[name]]
+    for name, truth in truths.items():
+        cells = [pictures[name, severity, method] for severity in _LEVELS for method in shown] + [truth]
         rows.append(np.hstack([cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA) for cell in cells]))
     header = np.full((22, rows[0].shape[1], 3), 255, np.uint8)
     labels = [f"{severity}: {method}" for severity in _LEVELS for method in shown] + ["truth"]

@@ -134,12 +134,12 @@ def run(args: argparse.Namespace) -> int:
         for seed in args.seed or [0]:
             network = _train(name, variant, config, training, args, seed, processes)
             rows += [{"variant": name, "seed": seed, **facts} for facts in _measure(network, cases)]
-    with (args.out / "ablation.csv").open("w", newline="") as file:
+    with (args.out / "ablation.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     text = table(rows)
-    (args.out / "ablation.md").write_text(text)
+    (args.out / "ablation.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 
@@ -220,7 +220,8 @@ def _train(
     start = args.prior.name if variant.pretrained else "random weights"
     note = f"{len(crops)} faces of {args.faces.resolve().name}, {args.size} px, from {start}"
     done = json.loads(read_metadata(path)["provenance"]) if path.exists() else {}
-    if done.get("recipe") != asdict(recipe) or done.get("note") != note:
+    finished = done.get("steps") == recipe.steps  # a run that was stopped left weights too
+    if not finished or done.get("recipe") != asdict(recipe) or done.get("note") != note:
         print(f"{name}, seed {seed}: {recipe.steps} steps of {faces} faces", flush=True)
         (folder / "state.pt").unlink(missing_ok=True)
         path = train(network, crops, recipe, folder, processes, note)

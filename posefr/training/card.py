@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 from collections import Counter
@@ -14,6 +13,7 @@ import torch
 
 from ..restoration.shards import whole_name
 from .journal import read_log
+from .manifest import read_manifest
 from .recipe import Recipe
 
 __all__ = ["write_card"]
@@ -39,7 +39,7 @@ def write_card(
         "",
         "## Data",
         f"{faces:,} faces of the folder {folder.resolve().name}.",
-        *_licences(folder / "manifest.csv"),
+        *_licences(folder),
         *(f"Training started from {start}; what its licence asks for holds here too." for start in started),
         "",
         "## Recipe",
@@ -60,12 +60,12 @@ def write_card(
     return card
 
 
-def _licences(manifest: Path) -> list[str]:
+def _licences(folder: Path) -> list[str]:
     """How many faces are under which licence, where a manifest tells."""
-    if not manifest.exists():
+    rows = read_manifest(folder)
+    if not rows:
         return ["Their licence is not known to this run; weights may not be used for more than it allows."]
-    with manifest.open(newline="", encoding="utf-8-sig") as lines:
-        counts = Counter((row.get("source") or "", row.get("licence") or "") for row in csv.DictReader(lines))
+    counts = Counter((row.get("source") or "", row.get("licence") or "") for row in rows)
     return [f"- {source or 'photos'}: {count:,}, licence {licence or 'not told'}" for (source, licence), count
             in sorted(counts.items())]  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import queue
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from ..errors import PoseFRError, brief
 from ..imagefiles import atomic_file, picture_files, readable
 from .degradation import SEVERITIES, Severity, degrade, draw, recolour
+from .manifest import read_manifest
 
 __all__ = ["FaceCrops", "PairLoader", "load_crops"]
 
@@ -101,7 +101,7 @@ def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 
     from ..faces import Faces  # the geometry, and the detector when it is needed
     from ..geometry import apply_transform, crop_faces
 
-    landmarks_of = _from_manifest(folder / "manifest.csv")
+    landmarks_of = _listed(folder)
     photos = _from_detector(folder, limit) if landmarks_of is None else _with_landmarks(landmarks_of, limit)
     crops, scales, points, files = [], [], [], []
     for path, photo, landmarks in photos:
@@ -145,25 +145,22 @@ def _kept(cache: Path, folder: Path) -> FaceCrops:
     return crops
 
 
-def _from_manifest(manifest: Path) -> dict[Path, Tensor] | None:
+def _listed(folder: Path) -> dict[Path, Tensor] | None:
     """Landmarks [n, 5, 2] of each photo that a manifest lists, or None where there is none or it tells no landmarks."""
-    if not manifest.exists():
-        return None
     columns = [f"{point}_{axis}" for point in _POINTS for axis in "xy"]
-    with manifest.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets write a byte order mark
-        rows = csv.DictReader(lines)
-        if not {"file", *columns} <= set(rows.fieldnames or ()):
-            return None
-        found: dict[Path, Tensor] = {}
-        for row in rows:
-            try:
-                values = [float(row[column]) for column in columns]
-            except (TypeError, ValueError):
-                raise PoseFRError(
-                    f"{manifest}, line {rows.line_num}: the landmarks of {row['file']} are not ten numbers."
-                ) from None
-            path, points = manifest.parent / row["file"], torch.tensor(values).reshape(1, len(_POINTS), 2)
-            found[path] = torch.cat([found[path], points]) if path in found else points
+    rows = read_manifest(folder)
+    if not rows or not {"file", *columns} <= set(rows[0]):
+        return None
+    found: dict[Path, Tensor] = {}
+    for line, row in enumerate(rows, 2):
+        try:
+            values = [float(row[column]) for column in columns]
+        except (TypeError, ValueError):
+            raise PoseFRError(
+                f"{folder / 'manifest.csv'}, line {line}: the landmarks of {row['file']} are not ten numbers."
+            ) from None
+        path, points = folder / row["file"], torch.tensor(values).reshape(1, len(_POINTS), 2)
+        found[path] = torch.cat([found[path], points]) if path in found else points
     return found
 
 

@@ -36,7 +36,8 @@ from ..pose import estimate_pose
 from .detector_canvas import Canvas, compose, mirror
 from .detector_degradation import degrade
 from .detector_loss import Targets, detection_loss, match
-from .detector_photos import Photo, load_faceless, load_photos, read_manifest
+from .detector_photos import Photo, load_faceless, load_photos
+from .manifest import read_manifest
 from .state import write_state
 
 __all__ = [
@@ -327,6 +328,8 @@ def load_stock(faces: Path, reference: Path, faceless: Path | None, every: int =
     network = build_network(_ARCHITECTURE)
     read_weights(network, reference, _ARCHITECTURE)
     rows = read_manifest(faces)[::every]
+    if not rows:
+        raise PoseFRError(f"{faces} has no manifest.csv; give the folder of face photos that holds one.")
     photos = list(load_photos(faces, rows, network))
     empty = list(load_faceless(faceless, network)) if faceless else []
     print(f"{len(photos)} of {len(rows)} photos labelled, {len(empty)} pictures without faces", flush=True)

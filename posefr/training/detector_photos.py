@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from ..detection.inference import Candidates, find_candidates
 from ..errors import PoseFRError
 
-__all__ = ["Photo", "label_photo", "load_faceless", "load_photos", "read_manifest"]
+__all__ = ["Photo", "label_photo", "load_faceless", "load_photos"]
 
 _POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 _MIRRORED_POINTS = [1, 0, 2, 4, 3]
@@ -39,15 +38,6 @@ class Photo:
     boxes: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     sure: NDArray[np.bool_]
-
-
-def read_manifest(folder: Path) -> list[dict[str, str]]:
-    """The rows of `manifest.csv` in a folder of face photos. Raises PoseFRError if there is none."""
-    path = folder / "manifest.csv"
-    if not path.is_file():
-        raise PoseFRError(f"{folder} has no manifest.csv; give the folder of face photos that holds one.")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def load_photos(folder: Path, rows: list[dict[str, str]], reference: nn.Module, side: int = 256) -> Iterator[Photo]:

@@ -25,12 +25,13 @@ from .journal import Journal, plot_losses, sheet, write_png
 from .prior import Prior, PriorConfig, load_prior, save_prior
 from .processes import Processes
 from .recipe import PriorRecipe, add_options, from_options
-from .state import write_state
+from .state import continued, write_state
 
 __all__ = ["PathLength", "train_prior"]
 
 _PATH_EVERY = 8  # steps; its batch is half as large: arXiv 1912.04958, appendix B
 _SAMPLES = 16
+_SAVED_EVERY = 300.0  # s, at least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +55,12 @@ def run(args: argparse.Namespace) -> int:
     crops = processes.in_turn(lambda: load_crops(args.faces, config.size, args.out / f"faces-{config.size}.npz"))
     torch.manual_seed(args.seed)
     prior = Prior(PriorConfig.of(config))
+    notes = [args.note] if args.note else []
     if args.weights:
         known, _ = load_prior(args.weights)
         prior = grown(known, prior)
-    path = train_prior(prior, crops, from_options(args, PriorRecipe), args.out, processes, args.note)
+        notes.insert(0, f"from {args.weights.name}")
+    path = train_prior(prior, crops, from_options(args, PriorRecipe), args.out, processes, ", ".join(notes))
     if processes.first:
         logging.getLogger(__name__).info("Weights: %s", path)
     processes.stop()
@@ -150,14 +153,15 @@ class _PriorTrainer:
 
     def _run(self) -> Path:
         start, begun = time.monotonic(), self.steps
-        before = self.seconds
+        before, saved = self.seconds, 0.0
         while True:
-            share = (time.monotonic() - start) / (self.recipe.minutes * 60)
+            elapsed = self.processes.largest(time.monotonic() - start)
+            share = elapsed / (self.recipe.minutes * 60)
             if self.recipe.steps:
                 share = max(share, (self.steps - begun) / self.recipe.steps)
-            if self.processes.largest(share) >= 1:
+            if share >= 1:
                 break
-            self.journal.add(self._step(begun))
+            self.journal.add(self._step())
             self.steps += 1
             self.seconds = before + time.monotonic() - start
             if self.steps % self.recipe.log_every == 0:
@@ -167,6 +171,10 @@ class _PriorTrainer:
                 )  # fmt: skip
             if self.steps % self.recipe.sample_every == 0:
                 self._checkpoint()
+                saved = elapsed
+            elif elapsed - saved >= _SAVED_EVERY:
+                self._save()
+                saved = elapsed
         if self.steps % self.recipe.sample_every and self.steps > begun:
             self._checkpoint()
         return self._save()
@@ -183,7 +191,7 @@ class _PriorTrainer:
         with autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             return self.prior.paint(latents, seed=int(torch.randint(1 << 30, ())))
 
-    def _step(self, begun: int) -> dict[str, Tensor]:
+    def _step(self) -> dict[str, Tensor]:
         fake = self._paint(self._latents(self.recipe.batch)).float()
         losses = self.judge.step(fake, self._real(), self.steps)
         losses.update(self.judge.losses(fake, None))
@@ -196,7 +204,7 @@ class _PriorTrainer:
         total.backward()
         self.processes.average_gradients(self.prior.parameters())
         self.optimizer.step()
-        decay = min(self.recipe.ema, (1 + self.steps - begun) / (10 + self.steps - begun))
+        decay = min(self.recipe.ema, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.prior.parameters()), 1 - decay)
         return losses
@@ -231,6 +239,7 @@ class _PriorTrainer:
                 "averaged": self.averaged.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "judge": self.judge.state_dict(), "judge_optimizer": self.judge.optimizer.state_dict(),
                 "path_length": self.path_length.mean, "steps": self.steps, "seconds": self.seconds,
+                "note": self.note,
             }  # fmt: skip
             write_state(state, self.out / "prior-state.pt")
             save_prior(
@@ -253,6 +262,7 @@ class _PriorTrainer:
                 f"{self.out} holds a prior for {state['size']} px, and this one is for {self.prior.config.size} px; "
                 "choose another --out."
             )
+        self.note = continued(state.get("note", self.note), self.note, path)
         self.prior.load_state_dict(state["prior"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -39,12 +39,13 @@ from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
 from .refining import SquarePool
-from .state import write_state
+from .state import continued, write_state
 
 __all__ = ["train"]
 
 _DECIBELS = 10 / math.log(10)
 _WARM_UP = 50  # steps
+_SAVED_EVERY = 300.0  # s, at least, so that no more is lost with the machine
 
 
 def train(
@@ -91,8 +92,9 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
             raise PoseFRError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(recipe, name)}.")
     if recipe.minutes <= 0:
         raise PoseFRError(f"--minutes must be more than 0; found {recipe.minutes:g}.")
-    if recipe.judged_size > size:
-        raise PoseFRError(f"--judged-size is at most the faces' {size} px; found {recipe.judged_size}.")
+    judged = recipe.judged_size
+    if judged and (not 8 <= judged <= size or judged & (judged - 1)):
+        raise PoseFRError(f"--judged-size is a power of two from 8 to the faces' {size} px; found {judged}.")
     if recipe.free_only and recipe.faithful >= 1:
         raise PoseFRError("--free-only trains what speaks below fidelity 1; --faithful must be less than 1 with it.")
     if recipe.refine_only and recipe.free_only:
@@ -161,7 +163,7 @@ class _Trainer:
 
     def run(self) -> Path:
         recipe, processes = self.recipe, self.processes
-        begun, before, start = self.steps, self.seconds, time.monotonic()
+        begun, before, start, saved = self.steps, self.seconds, time.monotonic(), 0.0
         seed = [recipe.seed + begun] + ([processes.rank] if processes.rank else [])
         severities = [SEVERITIES[name] for name in recipe.severity_names]
         loader = PairLoader(
@@ -169,10 +171,10 @@ class _Trainer:
         )
         try:
             for batch in loader:
-                share = (time.monotonic() - start) / (recipe.minutes * 60)
+                elapsed = processes.largest(time.monotonic() - start)
+                share = elapsed / (recipe.minutes * 60)
                 if recipe.steps:
                     share = max(share, (self.steps - begun) / recipe.steps)
-                share = processes.largest(share)
                 if share >= 1:
                     break
                 rate = recipe.learning_rate * min(1.0, (self.steps + 1) / _WARM_UP)
@@ -183,20 +185,24 @@ class _Trainer:
                 self.seconds = before + time.monotonic() - start
                 if self.steps % recipe.log_every == 0:
                     self._log(rate)
-                if self.steps % recipe.sample_every == 0:
+                sampled = self.steps % recipe.sample_every == 0
+                if sampled or elapsed - saved >= _SAVED_EVERY:
                     self._save()
+                    saved = elapsed
+                if sampled:
                     self._draw(batch)
+            path = self._save()
+            if self.steps % recipe.sample_every and self.steps > begun:
+                if self.steps % recipe.log_every:
+                    self._log(rate)
+                self._draw(self._moved(batch))
+            return path
         except KeyboardInterrupt:
             if processes.count == 1:  # others may be waiting for this one in the middle of a step
                 self._save()
             raise
         finally:
             loader.close()
-        if self.steps % recipe.sample_every and self.steps > begun:
-            if self.steps % recipe.log_every:
-                self._log(rate)
-            self._draw(self._moved(batch))
-        return self._save()
 
     def _moved(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch on the device, pictures in channels_last."""
@@ -347,13 +353,14 @@ class _Trainer:
                 "other steps (--free-only, --refine-only, --prior-rate, --muon); start in another folder, "
                 "from its weights (--weights)."
             )
+        note = continued(state.get("note", ""), self.note, path)
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             _, group["share"], group["orthogonal"] = _kind(group)
         self.steps, self.seconds = state["steps"], state["seconds"]
-        self.note = ", ".join(dict.fromkeys([*_parts(state.get("note", "")), *_parts(self.note)]))
+        self.note = note
         if self.judge is not None and "judge" in state:
             self.judge.load_state_dict(state["judge"])
             if "judge_optimizer" in state:
@@ -382,10 +389,6 @@ def _kind(group: dict[str, Any]) -> tuple[int, float, bool]:
     """How many parameters a group has, its share of the rate, and whether its steps are orthogonal; older versions kept
     only the first."""
     return len(group["params"]), group.get("share", 1.0), group.get("orthogonal", False)
-
-
-def _parts(note: str) -> list[str]:
-    return note.split(", ") if note else []
 
 
 def _relative_weight(degraded: Tensor, target: Tensor) -> Tensor:

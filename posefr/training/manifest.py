@@ -1,0 +1,26 @@
+"""What a folder of photos tells of them in its manifest.csv."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ..errors import PoseFRError
+
+__all__ = ["read_manifest"]
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    """The rows of `manifest.csv` in a folder; none where there is no such file.
+
+    Raises:
+        PoseFRError: it is in another encoding than UTF-8.
+    """
+    path = folder / "manifest.csv"
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets write a byte order mark
+            return list(csv.DictReader(lines))
+    except UnicodeDecodeError:
+        raise PoseFRError(f"{path} is not in UTF-8; save it as CSV in UTF-8.") from None
