@@ -24,7 +24,7 @@ from posefr.training.degradation import SEVERITIES
 from posefr.training.journal import plot_losses, read_log
 from posefr.training.processes import Processes
 from posefr.training.recipe import LOSSES, Recipe
-from posefr.training.refining import SquarePool
+from posefr.training.refining import SquarePool, refine_a_quarter
 from posefr.training.start import start_network
 from posefr.training.trainer import _Trainer, train
 
@@ -283,6 +283,25 @@ def test_squares_of_restored_faces_lie_on_their_targets():
     assert pool.error(3)[1] < 1e-3
 
 
+def test_a_refinement_looks_at_a_quarter_of_a_face_while_it_is_trained():
+    refinement = awake(PoseFRNet(SMALL)).refinements["64"]
+    features = torch.rand(2, refinement.features.in_channels, 16, 16)
+    seen = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), features
+    whole = refinement(*seen)
+    refine_a_quarter(refinement)
+    corners = set()
+    for _ in range(8):
+        part = refinement(*seen)
+        spoken = (part != 0).any(dim=1).any(dim=0).nonzero()
+        (top, left), (bottom, right) = spoken.amin(dim=0).tolist(), spoken.amax(dim=0).tolist()
+        assert (bottom - top, right - left) == (15, 15), "32 px less the border"
+        middle = (..., slice(top + 4, bottom - 3), slice(left + 4, right - 3))
+        torch.testing.assert_close(part[middle], whole[middle])
+        corners.add((top, left))
+    assert len(corners) > 1
+    assert torch.equal(refinement.eval()(*seen), whole)
+
+
 def test_the_priors_convolutions_have_a_learning_rate_of_their_own(crops, tmp_path):
     network = awake(PoseFRNet(SMALL))
     start = {key: value.clone() for key, value in network.state_dict().items()}
@@ -298,7 +317,7 @@ def test_the_priors_convolutions_have_a_learning_rate_of_their_own(crops, tmp_pa
 
 def test_a_run_with_orthogonal_steps_learns_and_goes_on(crops, tmp_path):
     recipe = Recipe(steps=10, batch=2, workers=1, log_every=5, muon=True, prior_rate=4.0, faithful=1.0,
-                    learning_rate=0.01)  # fmt: skip
+                    refine_quarter=True, learning_rate=0.01)  # fmt: skip
     train(awake(PoseFRNet(SMALL)), crops, recipe, tmp_path, CPU)
     path = train(PoseFRNet(SMALL), crops, replace(recipe, steps=5), tmp_path, CPU)
     gains = [line["gain_db"] for line in read_log(tmp_path / "log.jsonl")]
@@ -420,6 +439,7 @@ def test_an_error_while_faces_are_degraded_is_raised_and_not_waited_for(crops):
         ({"judged_size": 48}, "a power of two from 8 to the faces' 64 px; found 48"),
         ({"free_only": True, "faithful": 1.0}, "--faithful must be less than 1"),
         ({"free_only": True, "refine_only": True, "faithful": 0.0}, "--refine-only and --free-only exclude each other"),
+        ({"refine_quarter": True, "refine_only": True}, "--refine-only and --refine-quarter exclude each other"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(crops, tmp_path, change, message):

@@ -62,6 +62,11 @@ class Recipe(Run):
     refine_only: bool = _option(
         False, "train only the refinement at the network's size, by the error of pixels in squares of restored faces"
     )
+    refine_quarter: bool = _option(
+        False,
+        "look with the refinement at a random quarter of each face only, which makes a step shorter by a quarter; "
+        "--refine-only afterwards makes up for what it learns less",
+    )
     free_pixel: float = _option(0.3, "share of the pixel loss that is left at fidelity 0")
     detail: float = _option(
         0.25, "weight of missing detail where its structure is right, and of too much anywhere, falling likewise"

@@ -1,4 +1,4 @@
-"""Squares of restored faces, which a refinement is trained on."""
+"""Squares of restored faces, which a refinement is trained on, alone or with the rest of the network."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections import deque
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..restoration.network import PoseFRNet
 from ..restoration.refinement import FOLD
 from .losses import LEAST_ERROR
 
-__all__ = ["SquarePool"]
+__all__ = ["SquarePool", "refine_a_quarter"]
 
 _KEPT = 128  # faces
 _SQUARES = 8  # drawn for each new face
@@ -81,3 +82,33 @@ class SquarePool:
         y, x, side = y * FOLD, x * FOLD, side * FOLD
         first, second, third = (value[:, y : y + side, x : x + side] for value in (degraded, image, target))
         return [first, second, own, third, error]
+
+
+def refine_a_quarter(refinement: nn.Module) -> None:
+    """Let a refinement in training mode look at a random square of half a face's side, and add nothing around it.
+
+    It is the costliest part of a training step. Near the square's border it sees less around
+    than in a face, and adds nothing there either.
+    """
+    square = [0, 0, 0]
+
+    def cut(module: nn.Module, seen: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not module.training:
+            return seen
+        degraded, image, features = seen
+        places = features.shape[-1]
+        side = places // 2
+        y, x = torch.randint(places - side + 1, (2,)).tolist()
+        own = features[..., y : y + side, x : x + side]
+        y, x, side = square[:] = y * FOLD, x * FOLD, side * FOLD
+        return degraded[..., y : y + side, x : x + side], image[..., y : y + side, x : x + side], own
+
+    def fill(module: nn.Module, _: tuple[Tensor, ...], added: Tensor) -> Tensor:
+        if not module.training:
+            return added
+        y, x, side = square
+        inner = added[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
+        return F.pad(inner, (_BORDER + x, _BORDER + side - x, _BORDER + y, _BORDER + side - y))
+
+    refinement.register_forward_pre_hook(cut)
+    refinement.register_forward_hook(fill)

@@ -38,7 +38,7 @@ from .muon import Muon, is_large
 from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
-from .refining import SquarePool
+from .refining import SquarePool, refine_a_quarter
 from .state import continued, write_state
 
 __all__ = ["train"]
@@ -99,8 +99,12 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
         raise PoseFRError("--free-only trains what speaks below fidelity 1; --faithful must be less than 1 with it.")
     if recipe.refine_only and recipe.free_only:
         raise PoseFRError("--refine-only and --free-only exclude each other; choose one.")
-    if recipe.refine_only and str(size) not in network.refinements:
-        raise PoseFRError(f"This network has no refinement at {size} px to train; leave --refine-only out.")
+    if recipe.refine_only and recipe.refine_quarter:
+        raise PoseFRError("--refine-only and --refine-quarter exclude each other; choose one.")
+    for name in ("refine_only", "refine_quarter"):
+        if getattr(recipe, name) and str(size) not in network.refinements:
+            option = name.replace("_", "-")
+            raise PoseFRError(f"This network has no refinement at {size} px to train; leave --{option} out.")
     try:
         favoured = recipe.favoured
     except ValueError:
@@ -142,6 +146,8 @@ class _Trainer:
         if recipe.bf16 and device.type == "cpu":
             without_nan_in_bf16(self.network)
         self.squares = SquarePool(self.network) if recipe.refine_only else None
+        if recipe.refine_quarter:
+            refine_a_quarter(self.network.refinements[str(network.config.size)])
         if recipe.free_only or recipe.refine_only:
             self.network.requires_grad_(False)
             refinement = str(network.config.size)
