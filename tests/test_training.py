@@ -403,7 +403,7 @@ def test_a_run_is_saved_between_its_samples(crops, tmp_path, monkeypatch):
         return save(self)
 
     monkeypatch.setattr(_Trainer, "_save", counted)
-    monkeypatch.setattr("posefr.training.trainer._SAVED_EVERY", 0.0)
+    monkeypatch.setattr("posefr.training.trainer.SAVED_EVERY", 0.0)
     train(PoseFRNet(SMALL), crops, Recipe(batch=2, workers=1, steps=3), tmp_path, CPU)
     assert saved == [1, 2, 3, 3]
 

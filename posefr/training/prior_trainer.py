@@ -25,13 +25,12 @@ from .journal import Journal, plot_losses, sheet, write_png
 from .prior import Prior, PriorConfig, load_prior, save_prior
 from .processes import Processes
 from .recipe import PriorRecipe, add_options, from_options
-from .state import continued, write_state
+from .state import SAVED_EVERY, continued, write_state
 
 __all__ = ["PathLength", "train_prior"]
 
 _PATH_EVERY = 8  # steps; its batch is half as large: arXiv 1912.04958, appendix B
 _SAMPLES = 16
-_SAVED_EVERY = 300.0  # s, at least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,7 +171,7 @@ class _PriorTrainer:
             if self.steps % self.recipe.sample_every == 0:
                 self._checkpoint()
                 saved = elapsed
-            elif elapsed - saved >= _SAVED_EVERY:
+            elif elapsed - saved >= SAVED_EVERY:
                 self._save()
                 saved = elapsed
         if self.steps % self.recipe.sample_every and self.steps > begun:

@@ -87,8 +87,8 @@ class SquarePool:
 def refine_a_quarter(refinement: nn.Module) -> None:
     """Let a refinement in training mode look at a random square of half a face's side, and add nothing around it.
 
-    It is the costliest part of a training step. Near the square's border it sees less around
-    than in a face, and adds nothing there either.
+    It is the costliest part of a training step. Near the square's border it sees less around than in a face, and adds
+    nothing there either.
     """
     square = [0, 0, 0]
 

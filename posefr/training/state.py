@@ -10,7 +10,9 @@ import torch
 
 from ..errors import PoseFRError
 
-__all__ = ["continued", "write_state"]
+__all__ = ["SAVED_EVERY", "continued", "write_state"]
+
+SAVED_EVERY = 300.0  # s, at least: no more is lost with the machine
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:

@@ -39,13 +39,12 @@ from .precision import without_nan_in_bf16
 from .processes import Processes
 from .recipe import LOSSES, Recipe
 from .refining import SquarePool, refine_a_quarter
-from .state import continued, write_state
+from .state import SAVED_EVERY, continued, write_state
 
 __all__ = ["train"]
 
 _DECIBELS = 10 / math.log(10)
 _WARM_UP = 50  # steps
-_SAVED_EVERY = 300.0  # s, at least, so that no more is lost with the machine
 
 
 def train(
@@ -192,7 +191,7 @@ class _Trainer:
                 if self.steps % recipe.log_every == 0:
                     self._log(rate)
                 sampled = self.steps % recipe.sample_every == 0
-                if sampled or elapsed - saved >= _SAVED_EVERY:
+                if sampled or elapsed - saved >= SAVED_EVERY:
                     self._save()
                     saved = elapsed
                 if sampled:
