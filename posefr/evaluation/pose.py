@@ -75,7 +75,7 @@ def _rows(folder: Path, every: int) -> Iterator[tuple[dict[str, str], Tensor, Te
     """Of every n-th training photo: its row in the list, its five landmarks, and its pose by FSA-Net."""
     from ..training.manifest import read_manifest
 
-    for row in read_manifest(folder)[::every]:
+    for row in read_manifest(folder, required=True)[::every]:
         points = torch.tensor([[float(row[f"{p}_x"]), float(row[f"{p}_y"])] for p in _POINTS])
         yield row, points, torch.tensor([float(row[a]) for a in _ANGLES])
 

@@ -327,9 +327,7 @@ def load_stock(faces: Path, reference: Path, faceless: Path | None, every: int =
     """
     network = build_network(_ARCHITECTURE)
     read_weights(network, reference, _ARCHITECTURE)
-    rows = read_manifest(faces)[::every]
-    if not rows:
-        raise PoseFRError(f"{faces} has no manifest.csv; give the folder of face photos that holds one.")
+    rows = read_manifest(faces, required=True)[::every]
     photos = list(load_photos(faces, rows, network))
     empty = list(load_faceless(faceless, network)) if faceless else []
     print(f"{len(photos)} of {len(rows)} photos labelled, {len(empty)} pictures without faces", flush=True)

@@ -10,14 +10,16 @@ from ..errors import PoseFRError
 __all__ = ["read_manifest"]
 
 
-def read_manifest(folder: Path) -> list[dict[str, str]]:
-    """The rows of `manifest.csv` in a folder; none where there is no such file.
+def read_manifest(folder: Path, required: bool = False) -> list[dict[str, str]]:
+    """The rows of `manifest.csv` in a folder; none where there is no such file and none is required.
 
     Raises:
-        PoseFRError: it is in another encoding than UTF-8.
+        PoseFRError: it is required and absent, or in another encoding than UTF-8.
     """
     path = folder / "manifest.csv"
     if not path.is_file():
+        if required:
+            raise PoseFRError(f"{folder} has no manifest.csv; give the folder of face photos that holds one.")
         return []
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets write a byte order mark
