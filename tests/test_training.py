@@ -34,7 +34,12 @@ CPU = Processes(torch.device("cpu"))
 @pytest.fixture
 def detector(monkeypatch) -> FakeDetector:
     fake = FakeDetector()
-    monkeypatch.setattr("posefr.detection.load_detector", lambda name: fake)
+
+    def load(name, *, device=None):
+        fake.device = device
+        return fake
+
+    monkeypatch.setattr("posefr.detection.load_detector", load)
     return fake
 
 
@@ -156,7 +161,8 @@ def test_a_manifest_may_be_of_other_columns_and_tells_its_bad_lines(tmp_path, de
     (tmp_path / "broken.png").write_bytes(b"nothing")
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("file,yaw\na.png,3\n")
-    assert len(load_crops(tmp_path, 64)) == 2, "the detector finds them"
+    assert len(load_crops(tmp_path, 64, device="cpu")) == 2, "the detector finds them"
+    assert detector.device == "cpu", "it looks where training runs"
     points = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
     header = ",".join(["file", *(f"{point}_{axis}" for point in points for axis in "xy")])
     manifest.write_text(header + "\na.png,50,50,70,50,60,60,53,70,67,70\na.png,50,50\n", encoding="utf-8-sig")

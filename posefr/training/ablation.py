@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, measure, print the table and write it."""
     config = CONFIGURATIONS[args.configuration].at(args.size)
-    crops = load_crops(args.faces, args.size, args.out / f"faces-{args.size}.npz")
+    crops = load_crops(args.faces, args.size, args.out / f"faces-{args.size}.npz", device=args.device)
     training, held_out, yaw = split(crops)
     cases = _cases(held_out, yaw, args.held_out)
     processes = Processes(torch.device(args.device))

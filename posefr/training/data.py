@@ -82,7 +82,13 @@ class FaceCrops:
         return odds
 
 
-def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 0) -> FaceCrops:
+def load_crops(
+    folder: Path,
+    size: int,
+    cache: Path | None = None,
+    limit: int = 0,
+    device: torch.device | str | None = None,
+) -> FaceCrops:
     """Cut every face of a folder of photos into the ffhq frame.
 
     Args:
@@ -91,6 +97,7 @@ def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 
         size: S of the crops, px.
         cache: where to keep the crops between runs, as .npz; made when absent.
         limit: how many photos with a face to use; 0 for all.
+        device: where the detector looks for them; None takes CUDA when there is one.
 
     Raises:
         PoseFRError: the folder has no photo with a face, its manifest cannot be understood, or the cache is damaged or
@@ -102,7 +109,7 @@ def load_crops(folder: Path, size: int, cache: Path | None = None, limit: int = 
     from ..geometry import apply_transform, crop_faces
 
     landmarks_of = _listed(folder)
-    photos = _from_detector(folder, limit) if landmarks_of is None else _with_landmarks(landmarks_of, limit)
+    photos = _from_detector(folder, limit, device) if landmarks_of is None else _with_landmarks(landmarks_of, limit)
     crops, scales, points, files = [], [], [], []
     for path, photo, landmarks in photos:
         faces = Faces.make(
@@ -171,11 +178,13 @@ def _with_landmarks(landmarks_of: dict[Path, Tensor], limit: int) -> Iterator[tu
         yield path, photo, landmarks_of[path]
 
 
-def _from_detector(folder: Path, limit: int) -> Iterator[tuple[Path, Tensor, Tensor]]:
+def _from_detector(
+    folder: Path, limit: int, device: torch.device | str | None
+) -> Iterator[tuple[Path, Tensor, Tensor]]:
     """The same for the photos of a folder in which the bundled detector finds faces."""
     from ..detection import load_detector
 
-    detector = load_detector("bundled")
+    detector = load_detector("bundled", device=device)
     count = 0
     for path, photo in readable(tqdm(picture_files(folder, nested=True), desc="finding faces", unit="photo")):
         faces = detector.detect(photo)

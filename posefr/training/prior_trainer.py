@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     config = CONFIGURATIONS[args.configuration]
     config = config.at(args.size) if args.size else config
     processes = Processes.start(args.device)
-    crops = processes.in_turn(lambda: load_crops(args.faces, config.size, args.out / f"faces-{config.size}.npz"))
+    crops = processes.in_turn(
+        lambda: load_crops(args.faces, config.size, args.out / f"faces-{config.size}.npz", device=processes.device)
+    )
     torch.manual_seed(args.seed)
     prior = Prior(PriorConfig.of(config))
     notes = [args.note] if args.note else []

@@ -64,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
     for size in _left(sizes, args.out):
         torch.manual_seed(args.seed)
         network = start_network(config.at(size), weights, args.prior, prior_from)
-        crops = processes.in_turn(lambda size=size: load_crops(args.faces, size, args.out / f"faces-{size}.npz"))  # type: ignore[misc]
+        crops = processes.in_turn(
+            lambda size=size: load_crops(  # type: ignore[misc]
+                args.faces, size, args.out / f"faces-{size}.npz", device=processes.device
+            )
+        )
         weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
         prior_from = 2 * size
     if processes.first:
