@@ -54,7 +54,10 @@ RESTORERS = [Restorer, io.Custom("FACERESTORE_MODEL"), io.UpscaleModel]
 CATEGORY = "PoseFR"
 PASS, RAISE = "pass the image through", "stop with an error"
 FIND, FIND_OR_DROP, GUESS = "find with the detector", "find, or leave out", "mean face"
+NO_PART = "No part of the face is chosen; switch on skin, glasses, hair, hat or neck."
 ANGLES = {"upright": (0,), "upright and sideways": (0, 90, 270), "any": (0, 90, 180, 270)}
+# The most images that Preview Faces shows: the host writes each as a PNG, which takes longer than to restore it.
+SHOWN = 24
 # What goes through a network at once: eight images at the default working size, eight faces of 256 px or two of 512 px.
 DETECTOR_PIXELS = 8 * 640**2
 RESTORER_PIXELS = 8 * 256**2
@@ -77,8 +80,15 @@ def _plural(count: int, noun: str, nouns: str = "") -> str:
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
+def _check_choice(name: str, names: list[str]) -> None:
+    """A linked choice is not checked by the host, and must not name files outside its folders."""
+    if name not in names:
+        raise PoseFRError(f"{name!r} is none of the choices here, which are {', '.join(names)}.")
+
+
 def _pick_detector(name: str) -> host.Hosted:
     folders = tuple(host.folders(host.DETECTOR_FOLDERS))
+    _check_choice(name, detector_names(folders))
 
     def make() -> host.Hosted:
         (on_bytes,) = host.progress()
@@ -90,6 +100,7 @@ def _pick_detector(name: str) -> host.Hosted:
 
 def _pick_restorer(name: str) -> host.Hosted:
     folders = tuple(host.folders(host.RESTORER_FOLDERS))
+    _check_choice(name, restorer_names(folders))
     return host.keep(
         "restorer",
         lambda: (name, folders, restorer_stamp(name, folders)),
@@ -99,6 +110,7 @@ def _pick_restorer(name: str) -> host.Hosted:
 
 def _pick_parser(name: str) -> host.Hosted:
     folders = tuple(host.folders(host.PARSER_FOLDERS))
+    _check_choice(name, parser_names(folders))
 
     def make() -> host.Hosted:
         (on_bytes,) = host.progress()
@@ -274,7 +286,7 @@ def _tile_size() -> Any:
         default=0,
         min=0,
         max=4096,
-        step=64,
+        step=128,
         tooltip="Search images larger than the working size also in overlapping squares of this many pixels at full "
         "size, for crowds of small faces; 640 is a good start, 128 the least, 0 does not. Takes longer.",
         **RARE,
@@ -578,6 +590,15 @@ class SelectFaces(_Node):
         )
 
     @classmethod
+    def validate_inputs(cls, indices: str | None, tracks: str | None, frames: str | None) -> bool | str:
+        """Tell before anything runs what cannot be read; a linked text is not there yet."""
+        try:
+            select_faces(Faces.empty((1, 1), 1), indices=indices or "", tracks=tracks or "", frames=frames or "")
+        except PoseFRError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls,
         faces: Faces,
@@ -655,7 +676,22 @@ class PreviewFaces(_Node):
         _check_same_images(images, faces)
         (on_image,) = host.progress()
         drawn = host.hand_over(draw_faces(images, select_faces(faces, order=order), on_image=on_image))
-        return cls.done(drawn, said=_plural(len(faces), "face"), shown=ui.PreviewImage(drawn, cls=cls))
+        said, chosen = _plural(len(faces), "face"), _worth_showing(faces)
+        if len(chosen) < len(drawn):
+            said += f"; {len(chosen)} of {len(drawn)} images shown here, all of them handed on"
+        return cls.done(drawn, said=said, shown=ui.PreviewImage(drawn[chosen], cls=cls))
+
+
+def _worth_showing(faces: Faces) -> list[int]:
+    """The images of a batch that a node shows: all, or of many the first one of each track and some evenly between."""
+    if faces.frames <= SHOWN:
+        return list(range(faces.frames))
+    first = [int(faces.frame[faces.track == track].min()) for track in faces.track.unique().tolist() if track >= 0]
+    chosen = dict.fromkeys(sorted(first)[:SHOWN])
+    for frame in torch.linspace(0, faces.frames - 1, SHOWN).long().tolist():
+        if len(chosen) < SHOWN:
+            chosen[frame] = None
+    return sorted(chosen)
 
 
 class TrackFaces(_Node):
@@ -879,12 +915,15 @@ class FacesFromBoxes(_Node):
         halved = by_detector = ""
         if landmarks[0] != GUESS and any(map(len, made)):
             finder = detector[0] if detector else _pick_detector("bundled")
-            (on_chunk,) = host.progress()
-            seen = 0
+            (stage,) = host.progress()
+            total, done, seen = sum(map(len, made)), 0, 0
 
             def detect(views: torch.Tensor) -> Faces:
-                nonlocal halved
-                found, note = _detect(finder, views, threshold[0], 0, "upright", on_chunk)
+                nonlocal halved, done
+                found, note = _detect(
+                    finder, views, threshold[0], 0, "upright", lambda looked_at, _: stage(done + looked_at, total)
+                )
+                done += len(views)
                 halved = note or halved
                 return found
 
@@ -1104,11 +1143,12 @@ class RestoreFaces(_Node):
                 f'These crops are aligned as "{crops.frame}", but {restorer.model.name} was trained on '
                 f'"{restorer.model.frame}"; connect the restorer to Crop Faces as well.'
             )
-        (stage,) = host.progress()
-        restored, halved = _restore(restorer, images, fidelity, seed, stage)
-        if crops is not None and len(crops) == len(images):
-            # Where Track Faces has told which belong together.
-            restored = steady_restored(restored, crops.faces, on_face=_stop_if_asked)
+        # Where Track Faces has told which belong together.
+        tracked = crops is not None and len(crops) == len(images) and bool((crops.faces.track >= 0).any())
+        restoring, *steadying = host.progress(stages=1 + tracked)
+        restored, halved = _restore(restorer, images, fidelity, seed, restoring)
+        if crops is not None and steadying:
+            restored = steady_restored(restored, crops.faces, device=restorer.device, on_face=steadying[0])
         said = f"{_plural(len(images), 'face')} restored"
         return cls.done(host.hand_over(restored), said=said, warnings=(halved,))
 
@@ -1156,6 +1196,13 @@ class FacePartsMask(_Node):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, skin: bool | None, glasses: bool | None, hair: bool | None, hat: bool | None, neck: bool | None
+    ) -> bool | str:
+        """Tell before anything runs that nothing would be masked; a linked switch is not known yet."""
+        return True if any(part is not False for part in (skin, glasses, hair, hat, neck)) else NO_PART
+
+    @classmethod
     def fingerprint_inputs(cls, parser: str | None, **_: Any) -> Any:
         return _stamp(parser_stamp, parser, host.PARSER_FOLDERS)
 
@@ -1179,7 +1226,7 @@ class FacePartsMask(_Node):
             raise _not_one_for_each(crops, "images", len(looked_at))
         parts = [part for part in PARTS if chosen[part]]
         if not parts:
-            raise PoseFRError("No part of the face is chosen; switch on skin, glasses, hair, hat or neck.")
+            raise PoseFRError(NO_PART)
         network = _pick_parser(parser)
         (on_chunk,) = host.progress()
         masks, halved = _parse(network, looked_at, parts, on_chunk)
@@ -1231,6 +1278,16 @@ def _limited(
     return torch.where(inside, torch.lerp(images, out, mask[..., None].expand_as(out)), images), covered * mask
 
 
+def _nothing_to_paste(crops: Crops, custom_mask: torch.Tensor | None, crop_masks: torch.Tensor | None) -> str:
+    """Why nothing will be pasted, or an empty text."""
+    if not len(crops.faces):
+        return "No face to paste: passed through unchanged."
+    for given, name in ((custom_mask, "custom mask is"), (crop_masks, "crop masks are")):
+        if given is not None and not given.any():
+            return f"The {name} black everywhere: nothing was pasted."
+    return ""
+
+
 class PasteFaces(_Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -1247,7 +1304,9 @@ class PasteFaces(_Node):
                 CropsSocket.Input("crops", tooltip="From Crop Faces."),
                 io.Image.Input(
                     "restored",
-                    tooltip="From Restore Faces or any other node: one square image per face, of any size.",
+                    lazy=True,
+                    tooltip="From Restore Faces or any other node: one square image per face, of any size. Where "
+                    "nothing is to be pasted, the nodes before it do not run.",
                 ),
                 *_paste_inputs(),
                 io.Mask.Input(
@@ -1272,28 +1331,39 @@ class PasteFaces(_Node):
         )
 
     @classmethod
+    def check_lazy_status(
+        cls,
+        crops: Crops,
+        strength: float,
+        restored: torch.Tensor | None = None,
+        custom_mask: torch.Tensor | None = None,
+        crop_masks: torch.Tensor | None = None,
+        **_: Any,
+    ) -> list[str]:
+        """What has to be computed still: the restored faces, if any of them is going to be seen."""
+        idle = restored is not None or strength == 0 or _nothing_to_paste(crops, custom_mask, crop_masks)
+        return [] if idle else ["restored"]
+
+    @classmethod
     def execute(
         cls,
         image: torch.Tensor,
         crops: Crops,
-        restored: torch.Tensor,
         strength: float,
         mask: str,
         feather: float,
         color_match: str,
         grow: float,
+        restored: torch.Tensor | None = None,
         custom_mask: torch.Tensor | None = None,
         crop_masks: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         images, alpha = _split(image)
-        if not len(crops.faces):
+        if reason := _nothing_to_paste(crops, custom_mask, crop_masks):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
-            return cls.done(image, nothing, warnings=("No face to paste: passed through unchanged.",))
-        for given, name in ((custom_mask, "custom mask is"), (crop_masks, "crop masks are")):
-            if given is not None and not given.any():
-                nothing = host.hand_over(images.new_zeros(images.shape[:3]))
-                return cls.done(image, nothing, warnings=(f"The {name} black everywhere: nothing was pasted.",))
-        faces, _ = _split(restored)
+            return cls.done(image, nothing, warnings=(reason,))
+        # At strength 0 they were not asked for, and any crops do: only the mask is made.
+        faces, _ = _split(crops.images if restored is None else restored)
         if len(faces) != len(crops.faces):
             raise _not_one_for_each(crops, "restored", len(faces))
         shape: Any = mask
@@ -1413,7 +1483,7 @@ class RestoreFacesInImage(_Node):
         images, alpha = _split(image)
         finder = _pick_detector(detector)
         fixer = _pick_restorer(restorer) if restorer_model is None else _connected(restorer_model)
-        detecting, restoring = host.progress(stages=2)
+        detecting, restoring, *steadying = host.progress(stages=2 + video)
         faces, halved = _detect(finder, images, threshold, working_size, angles, detecting)
         if not len(faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
@@ -1423,8 +1493,8 @@ class RestoreFacesInImage(_Node):
         faces = select_faces(faces, order="area", limit=limit)
         crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
         restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
-        if video:
-            restored = steady_restored(restored, faces, on_face=_stop_if_asked)
+        if steadying:
+            restored = steady_restored(restored, faces, device=fixer.device, on_face=steadying[0])
         out, covered = paste_faces(
             images,
             crops,

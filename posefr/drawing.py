@@ -74,9 +74,12 @@ def draw_faces(
             left, top, right, bottom = left + across, top + down, right + across, bottom + down
             pen.rectangle((left - line, top - line, right + line, bottom + line), fill=colour)
             pen.text((x0 + across, y0 + down), label, font=font, anchor="lb", fill=(0, 0, 0))
-        marks = torch.from_numpy(np.asarray(layer, np.float32) / 255).to(images)
-        colour_layer, cover = marks[..., :3], marks[..., 3:]
-        marked[frame] = torch.where(cover > 0, colour_layer * cover + images[frame] * (1 - cover), images[frame])
+        if area := layer.getbbox():  # all may lie outside the image
+            x0, y0, x1, y1 = area
+            marks = torch.from_numpy(np.asarray(layer.crop(area), np.float32) / 255).to(images)
+            colour_layer, cover = marks[..., :3], marks[..., 3:]
+            below = images[frame, y0:y1, x0:x1]
+            marked[frame, y0:y1, x0:x1] = torch.where(cover > 0, colour_layer * cover + below * (1 - cover), below)
         if on_image is not None:
             on_image(done, len(frames))
     return marked

@@ -75,6 +75,11 @@ class Hosted(Generic[Model]):
     patcher: Any = None
     moved_by_others: bool = False
 
+    @property
+    def device(self) -> torch.device | None:
+        """The compute device; None outside ComfyUI."""
+        return None if self.patcher is None else self.patcher.load_device
+
 
 def _host(module: str) -> Any:
     """A module of the host, or None outside ComfyUI."""
@@ -113,6 +118,8 @@ def adopt(model: Model, owner: Any = None) -> Hosted[Model]:
 
 
 _kept: dict[str, dict[Hashable, Any]] = {}
+# The host's caches hold on to what a node handed on, also when it has dropped the node: what is still there is used.
+_made: weakref.WeakValueDictionary[tuple[str, Hashable], Any] = weakref.WeakValueDictionary()
 _nodes = 0
 
 
@@ -123,8 +130,9 @@ def keep(kind: str, key: Callable[[], Hashable], make: Callable[[], Result]) -> 
     """
     kept = _kept.setdefault(kind, {})
     known = key()
-    made = kept.pop(known) if known in kept else make()
-    kept[key()] = made
+    made = kept.pop(known, None) or _made.get((kind, known)) or make()
+    known = key()
+    kept[known] = _made[kind, known] = made
     while len(kept) > _KEPT_OF_A_KIND:
         kept.pop(next(iter(kept)))
     return made
@@ -158,7 +166,10 @@ def load(hosted: Hosted[Model], memory: float) -> Model:
     if hosted.patcher is not None:
         management = _host("comfy.model_management")
         management.load_models_gpu([hosted.patcher], memory_required=memory, force_full_load=True)
-        if hosted.moved_by_others:  # the host may take it for loaded where another node has taken it away
+        # With --novram the host leaves a network of plain torch layers where it is, and it may take one for loaded
+        # that another node has taken away. Where it streams weights as they are needed, it has moved what it must.
+        streams = getattr(hosted.patcher, "is_dynamic", bool)()
+        if hosted.moved_by_others or not streams:
             hosted.model.network.to(hosted.patcher.load_device)
     return hosted.model
 

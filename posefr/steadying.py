@@ -24,7 +24,12 @@ _HUE_SIZE = 16  # px: hue is compared at this size, since one channel is noisier
 
 
 def steady_restored(
-    restored: Tensor, faces: Faces, *, sigma: float = 2.0, on_face: Callable[[int, int], None] | None = None
+    restored: Tensor,
+    faces: Faces,
+    *,
+    sigma: float = 2.0,
+    device: torch.device | None = None,
+    on_face: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Average each restored face with what the same face looked like in the frames around, where it looked the same.
 
@@ -36,10 +41,11 @@ def steady_restored(
         restored: [N, S, S, 3] floats, 0..1, the crops of the faces in their order.
         faces: the N faces, from `track_faces` and, best, `smooth_faces`; those without a track stay as they are.
         sigma: standard deviation of the window over time, in frames; 0 returns the crops as they are.
+        device: where to compute, with the crops of one window there at a time; None for where the crops are.
         on_face: called with the faces done and the faces in all, of those that have a track; may raise, to stop.
 
     Returns:
-        [N, S, S, 3] in the type of `restored`.
+        [N, S, S, 3] in the type of `restored` and where it is.
 
     Raises:
         PoseFRError: a sigma below 0 or infinite, or another number of crops than of faces.
@@ -52,18 +58,22 @@ def steady_restored(
     tracks = [rows for rows in _tracks(faces, frames) if len(rows) > 1]
     if sigma == 0 or not tracks:
         return restored
-    guides = [_guide(crop) for crop in restored]
     steady = memory.copy(restored)
     done, total_faces = 0, sum(map(len, tracks))
     for rows in tracks:
+        seen: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = {}  # the window's crops and their guides
         for row in rows:
-            total, weights = restored[row].float(), torch.ones_like(restored[row][:, :, :1], dtype=torch.float32)
-            for other, near in _window(row, rows, frames, sigma):
-                weight = near * torch.exp(-math.log(2) * _unlike(guides[row], guides[other]))
-                weight = F.interpolate(weight[None, None], size=list(restored.shape[1:3]), mode="bilinear")[0, 0]
-                total = total + restored[other] * weight[:, :, None]
-                weights += weight[:, :, None]
-            steady[row] = total / weights
+            near = dict(_window(row, rows, frames, sigma))
+            seen = {other: seen.get(other) or _seen(restored[other], device) for other in (row, *near)}
+            crop, guide = seen[row]
+            total, weights = crop.clone(), torch.ones_like(crop[0])
+            for other, in_time in near.items():
+                crop, other_guide = seen[other]
+                weight = in_time * torch.exp(-math.log(2) * _unlike(guide, other_guide))
+                weight = F.interpolate(weight[None, None], size=list(crop.shape[1:]), mode="bilinear")[0, 0]
+                total.addcmul_(crop, weight)
+                weights += weight
+            steady[row] = (total / weights).movedim(0, 2)
             done += 1
             if on_face is not None:
                 on_face(done, total_faces)
@@ -114,10 +124,14 @@ def _unlike(guide: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tenso
     return (brightness / _SAME).square() + hue / _SAME_HUE**2
 
 
+def _seen(crop: Tensor, device: torch.device | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A crop [S, S, 3] as [3, S, S] float32 where it is computed on, and its guide."""
+    planes = crop.to(device, torch.float32).movedim(2, 0).contiguous()
+    return planes, _guide(planes)
+
+
 def _guide(crop: Tensor) -> tuple[Tensor, Tensor]:
-    """The brightness [s, s] of a crop [S, S, 3], and what its channels differ from it by, [3, t, t]; both small."""
-    small = F.interpolate(
-        crop.float().movedim(2, 0)[None], size=(_GUIDE_SIZE, _GUIDE_SIZE), mode="bilinear", antialias=True
-    )
+    """The brightness [s, s] of a crop [3, S, S], and what its channels differ from it by, [3, t, t]; both small."""
+    small = F.interpolate(crop[None], size=(_GUIDE_SIZE, _GUIDE_SIZE), mode="bilinear", antialias=True)
     brightness = small[0].mean(dim=0)
     return brightness, F.adaptive_avg_pool2d(small[0] - brightness, _HUE_SIZE)

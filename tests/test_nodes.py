@@ -159,6 +159,8 @@ def models(nodes, monkeypatch):
 
     monkeypatch.setattr(nodes, "load_detector", load(known))
     monkeypatch.setattr(nodes, "load_restorer", load(restorers))
+    monkeypatch.setattr(nodes, "detector_names", lambda folders: list(known))
+    monkeypatch.setattr(nodes, "restorer_names", lambda folders: list(restorers))
     nodes.host.forget()
     yield SimpleNamespace(detectors=known, restorers=restorers, loaded=loaded)
     nodes.host.forget()
@@ -217,7 +219,7 @@ def test_inputs_are_what_execute_takes_and_defaults_are_allowed(pack):
         inputs = node.define_schema().inputs
         assert set(taken) == {i.id for i in inputs}
         for widget in inputs:
-            optional = getattr(widget, "optional", False)
+            optional = getattr(widget, "optional", False) or bool(getattr(widget, "lazy", None))
             assert optional == (taken[widget.id].default is None), widget.id
             if getattr(widget, "min", None) is not None:
                 assert widget.min <= widget.default <= widget.max, widget.id
@@ -365,6 +367,22 @@ def test_selection_counts_as_the_preview_draws(nodes, comfy, images, faces):
     by_area = run(nodes.PreviewFaces, image=images, faces=faces, order="area").args[0]
     assert not torch.equal(drawn[0], by_area[0])
     assert torch.equal(drawn[1], by_area[1])
+
+
+def test_of_a_long_batch_some_images_are_shown_and_all_are_handed_on(nodes, comfy):
+    frame = torch.arange(60)
+    corner = torch.full((60, 2), 20.0)
+    points = corner[:, None] + EYES_NOSE_MOUTH * 40
+    images, box = torch.zeros(60, 96, 96, 3), torch.cat([corner, corner + 40], 1)
+    faces = nodes.Faces.make(frame, box, points, torch.ones(60), (96, 96), 60)
+    late = dataclasses.replace(faces, track=torch.where(frame < 51, 0, 7))
+    shown = run(nodes.PreviewFaces, image=images, faces=late)
+    assert len(shown.args[0]) == 60
+    assert len(shown.ui["images"]) == nodes.SHOWN
+    assert comfy.notes["7"].endswith(f"faces; {nodes.SHOWN} of 60 images shown here, all of them handed on")
+    assert {0, 51} <= set(nodes._worth_showing(late)), "the first image of each track"
+    many = dataclasses.replace(faces, track=frame)
+    assert nodes._worth_showing(many) == list(range(nodes.SHOWN))
 
 
 def test_selection_passes_its_limits_on(nodes, faces):
@@ -756,6 +774,25 @@ def test_a_black_mask_pastes_nothing_and_says_so(nodes, comfy, images, faces):
     assert comfy.notes["7"] == "The crop masks are black everywhere: nothing was pasted."
 
 
+def test_the_nodes_before_paste_run_only_if_something_is_pasted(nodes, images, faces, no_faces):
+    lazy = [i.id for i in nodes.PasteFaces.define_schema().inputs if getattr(i, "lazy", None)]
+    assert lazy == ["restored"]
+    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    none, _ = run(nodes.CropFaces, image=images, faces=no_faces, size=32).args
+
+    def asked(**given):
+        return nodes.PasteFaces.check_lazy_status(**{"image": images, "crops": crops, "strength": 1.0, **given})
+
+    assert asked() == ["restored"]
+    assert asked(restored=cut) == asked(crops=none) == asked(strength=0.0) == []
+    assert asked(custom_mask=torch.zeros(1, 64, 64)) == asked(crop_masks=torch.zeros(3, 32, 32)) == []
+    assert torch.equal(run(nodes.PasteFaces, image=images, crops=none, restored=None).args[0], images)
+    _, usual = run(nodes.PasteFaces, image=images, crops=crops, restored=1 - cut).args
+    out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=None, strength=0.0).args
+    assert torch.equal(out, images)
+    assert torch.equal(mask, usual)
+
+
 def test_a_mask_of_another_size_is_refused_in_one_sentence(nodes, images, faces):
     crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     with pytest.raises(nodes.PoseFRError, match=r"The mask has the shape \[1, 48, 64\]; expected \[2, 128, 160\]"):
@@ -929,6 +966,21 @@ def test_one_bar_fills_over_both_stages(nodes, comfy, models, images):
     assert bar.values == [bar.total / 2, bar.total]
 
 
+def test_steadying_and_many_boxes_move_the_bar_too(nodes, comfy, images):
+    pictures, faces, _ = video_faces(nodes)
+    faces, _ = run(nodes.TrackFaces, faces=faces).args
+    crops, cut = run(nodes.CropFaces, image=pictures, faces=faces, size=32).args
+    run(nodes.RestoreFaces, restorer=hosted(nodes, Restorer("white")), images=cut, crops=crops)
+    bar = comfy.bars[-1]
+    assert bar.values == sorted(bar.values)
+    assert sum(value > bar.total / 2 for value in bar.values) == len(faces)
+    assert bar.values[-1] == bar.total
+
+    boxes = [[float(10 + i), 20.0, float(60 + i), 70.0] for i in range(40)]  # looked at 32 at a time
+    boxes_to_faces(nodes, Detector(nodes, "three", SQUARES), image=[images[:1]], bbox=[boxes])
+    assert comfy.bars[-1].values == [round(0.8 * bar.total), bar.total]
+
+
 def test_faces_are_shown_as_they_come_out(nodes, comfy, models, images):
     run(nodes.RestoreFaces, restorer=hosted(nodes, Restorer("slow")), images=torch.rand(19, 32, 32, 3))
     pictures = [image for kind, image, limit in comfy.bars[-1].previews if (kind, limit) == ("JPEG", 512)]
@@ -963,6 +1015,50 @@ def test_networks_are_kept_as_long_as_the_host_keeps_a_node(nodes, models, image
     in_host.clear()  # as when its memory is to be freed
     run(nodes.RestoreFacesInImage, image=images)
     assert len(models.loaded) == 4
+
+
+def test_a_network_that_the_host_still_holds_is_not_loaded_beside_it(nodes, models):
+    result = run(nodes.LoadRestorer, restorer="posefr-256").args[0]  # as the host's cache of outputs holds it
+    nodes.host.forget()
+    assert run(nodes.LoadRestorer, restorer="posefr-256").args[0] is result
+    del result
+    nodes.host.forget()
+    run(nodes.LoadRestorer, restorer="posefr-256")
+    assert len(models.loaded) == 2
+
+
+def test_a_network_that_the_host_leaves_where_it_is_goes_to_the_device(nodes, comfy, monkeypatch):
+    """As the host does with --novram."""
+    monkeypatch.setattr(comfy.management, "get_torch_device", lambda: torch.device("meta"))
+    restorer = hosted(nodes, Restorer("left"))
+    nodes.host.load(restorer, 1000)
+    assert restorer.model.network.weight.device == restorer.device == torch.device("meta")
+    streamed = hosted(nodes, Restorer("streamed"))
+    streamed.patcher.is_dynamic = lambda: True
+    nodes.host.load(streamed, 1000)
+    assert streamed.model.network.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize("choice", ["/etc/passwd", "../../posefr-256.safetensors", "no such network"])
+def test_a_linked_choice_is_one_of_the_list(nodes, images, faces, choice):
+    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    for node, given in (
+        (nodes.LoadDetector, {"detector": choice}),
+        (nodes.LoadRestorer, {"restorer": choice}),
+        (nodes.FacePartsMask, {"parser": choice, "crops": crops}),
+    ):
+        with pytest.raises(nodes.PoseFRError, match=r"is none of the choices here, which are [a-z]"):
+            run(node, **given)
+
+
+def test_what_cannot_be_read_is_told_before_anything_runs(nodes):
+    check = nodes.SelectFaces.validate_inputs
+    assert check(indices="0,2-4", tracks="", frames=None) is True
+    assert check(indices="0;2", tracks="", frames="").startswith("The face indices '0;2' cannot be read")
+    assert check(indices="", tracks="x", frames="").startswith("The tracks 'x' cannot be read")
+    parts = dict.fromkeys(nodes.PARTS, False)
+    assert nodes.FacePartsMask.validate_inputs(**parts) == nodes.NO_PART
+    assert nodes.FacePartsMask.validate_inputs(**{**parts, "hair": None}) is True
 
 
 @pytest.mark.parametrize(
@@ -1017,7 +1113,7 @@ def test_a_model_of_another_pack_restores_and_stays_its_owners(nodes, comfy, ups
     assert patcher.model is upscaler.model
     run(nodes.RestoreFaces, restorer=upscaler, images=cut, crops=crops)
     assert comfy.management.loads[-1][0] == [patcher], "one patcher for as long as the model lives"
-    upscaler.patcher = object()
+    upscaler.patcher = SimpleNamespace(load_device=torch.device("cpu"))
     models.restorers.clear()  # nothing else may be asked for
     out, _, found = run(nodes.RestoreFacesInImage, image=images, restorer_model=upscaler).args
     assert comfy.management.loads[-1][0] == [upscaler.patcher]

@@ -45,6 +45,13 @@ def test_noise_is_averaged_over_a_track() -> None:
     assert (steady.mean(dim=0) - shaky.mean(dim=0)).abs().max() < 0.02
 
 
+def test_where_it_is_computed_does_not_matter() -> None:
+    faces, shaky = faces_of([0] * 6, list(range(6))), (0.5 + 0.03 * noise(6, 32, 32, 3)).half()
+    steady = steady_restored(shaky, faces, device=torch.device("cpu"))
+    assert steady.dtype == torch.float16
+    assert torch.equal(steady, steady_restored(shaky, faces))
+
+
 def test_a_mouth_that_opens_is_not_blurred_over_time() -> None:
     """It opens from one frame to the next; around it noise is still averaged away."""
     clip = torch.full((10, 64, 64, 3), 0.6)

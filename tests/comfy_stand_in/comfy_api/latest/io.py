@@ -20,6 +20,7 @@ class _Input:
     id: str
     optional: bool = False
     tooltip: str | None = None
+    lazy: bool | None = None
     extra_dict: dict | None = None
 
 
