@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import shape_distance, soft_edge
+from .masks import face_weight
 
 __all__ = ["COLOR_MATCHES", "LUMA", "apply_color", "color_change", "luma", "oklab_to_srgb", "srgb_to_oklab"]
 
@@ -15,8 +15,8 @@ LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in the brightness
 
 _STATISTICS_SIZE = 64  # px: means and deviations are taken at this size, where noise and lost detail do not count
 _LOW_BANDS = {"wavelet": 16, "detail": 64}  # px: what such a small copy can show is the low band
-_DEVIATION_LIMITS = (0.5, 2.0)
-_RIDGE = 1e-5  # variance
+_LEAST_GAINS, _MOST_GAIN = (0.5, 0.0, 0.0), 2.0  # colour may go altogether: a grey photo stays grey
+_RIDGE = 1e-7  # variance
 
 # B. Ottosson, "A perceptual color space for image processing", 2020: linear sRGB to LMS, and its cube root to OKLab.
 _LMS = (
@@ -49,15 +49,13 @@ def color_change(restored: Tensor, source: Tensor, method: str) -> Tensor:
         return restored.new_zeros(0)
     if method in _LOW_BANDS:
         return (_shrink(source, _LOW_BANDS[method]) - _shrink(restored, _LOW_BANDS[method]))[0]
-    centres = (torch.arange(_STATISTICS_SIZE, device=restored.device) + 0.5) / _STATISTICS_SIZE
-    across, down = torch.meshgrid(centres, centres, indexing="xy")
-    weight = soft_edge(shape_distance("ellipse", across, down), 0.1).reshape(-1, 1)
-    weight = weight / weight.sum()
+    weight = face_weight(_STATISTICS_SIZE, restored.device).reshape(-1, 1)
     small, wanted = (_shrink(crop, _STATISTICS_SIZE)[0].flatten(1).T for crop in (restored, source))
     (mean, deviation), (wanted_mean, wanted_deviation) = (
         _statistics(srgb_to_oklab(colors), weight) for colors in (small, wanted)
     )
-    gain = (wanted_deviation / deviation.clamp_min(1e-4)).clamp(*_DEVIATION_LIMITS)
+    gain = (wanted_deviation / deviation.clamp_min(1e-4)).clamp_max(_MOST_GAIN)
+    gain = gain.maximum(gain.new_tensor(_LEAST_GAINS))
     target = oklab_to_srgb((srgb_to_oklab(small) - mean) * gain + wanted_mean)
     # What that does to the small copy is done to the whole by the affine map in RGB that is nearest to it: a twentieth
     # of the work. The ridge keeps colours where a flat crop says nothing about them.

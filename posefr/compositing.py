@@ -13,7 +13,15 @@ from torch import Tensor
 from . import memory
 from .color import COLOR_MATCHES, apply_color, color_change
 from .errors import PoseFRError
-from .geometry import Crops, apply_transform, check_images, invert_similarity, sample_crops
+from .geometry import (
+    Crops,
+    apply_transform,
+    check_frames,
+    check_images,
+    invert_similarity,
+    sample_crops,
+    transform_scale,
+)
 from .masks import MASK_SHAPES, face_outline, feather_inwards, grow_mask, shape_distance, shape_extent, soft_edge
 from .resampling import resample
 from .steadying import smooth_over_tracks
@@ -22,6 +30,7 @@ __all__ = ["paste_faces"]
 
 # A feather is never narrower than this many px of the image: a harder edge would show as stairs.
 _MIN_FEATHER = 1.5
+_ORDER_SIGMA = 25.0  # frames over which it is settled which of two faces lies on top
 
 
 def paste_faces(
@@ -86,8 +95,7 @@ def paste_faces(
     size, count = restored.shape[1], len(crops)
     frames = crops.faces.frame.tolist()
     enlargement = _enlargement(images, crops)
-    if frames and not 0 <= min(frames) <= max(frames) < len(images):
-        raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {len(images)} images.")
+    check_frames(frames, len(images))
     shape, crop_masks, image_masks = _check_mask(mask, mask_space, images, count)
     shape_grow = grow / 100 if isinstance(mask, str) else 0.0
 
@@ -111,8 +119,9 @@ def paste_faces(
     colors = list(smooth_over_tracks(torch.stack(changes), crops.faces)) if changes else []
     out = memory.copy(images)
     coverage = memory.zeros(images.shape[:3], device)
-    # Fewer crop px to an image px: larger in the image, nearer, on top.
-    places = sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: place.scale)
+    # Fewer crop px to an image px: larger in the image, nearer, on top. Of two tracks the same one for long.
+    scales = smooth_over_tracks(transform_scale(transforms), crops.faces, sigma=_ORDER_SIGMA).tolist()
+    places = sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: scales[place.index])
     for done, place in enumerate(places, start=1):
         i, frame = place.index, frames[place.index]
         region = (frame, slice(place.top, place.top + place.height), slice(place.left, place.left + place.width))

@@ -155,16 +155,12 @@ class Faces:
 
     def to_list(self) -> list[Face]:
         """The faces as plain Python numbers."""
-        return [
-            Face(
-                frame=int(self.frame[i]),
-                box=tuple(self.box[i].tolist()),
-                landmarks=tuple((x, y) for x, y in self.landmarks[i].tolist()),
-                score=float(self.score[i]),
-                yaw=float(self.pose[i, 0]),
-                pitch=float(self.pose[i, 1]),
-                roll=float(self.pose[i, 2]),
-                track=int(self.track[i]),
-            )
-            for i in range(len(self))
-        ]
+        columns = (
+            self.frame.tolist(),
+            map(tuple, self.box.tolist()),
+            (tuple(map(tuple, points)) for points in self.landmarks.tolist()),
+            self.score.tolist(),
+            *self.pose.T.tolist(),
+            self.track.tolist(),
+        )
+        return [Face(*row) for row in zip(*columns, strict=True)]

@@ -8,7 +8,7 @@ without any offset.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "alignment_transform",
     "apply_transform",
     "check_crops",
+    "check_frames",
     "check_images",
     "crop_faces",
     "invert_similarity",
@@ -215,6 +216,15 @@ def check_images(images: Tensor) -> None:
         raise PoseFRError(f"Images have {shape[3]} channels; expected three (RGB) or four (RGBA).")
 
 
+def check_frames(frames: Sequence[int], count: int) -> None:
+    """Raise PoseFRError unless the image that each face is in is one of `count`."""
+    for frame in frames:
+        if not 0 <= frame < count:
+            raise PoseFRError(
+                f"A face names image {frame} (counted from 0), but there {'is' if count == 1 else 'are'} {count}."
+            )
+
+
 def check_crops(crops: Tensor) -> None:
     """Raise PoseFRError unless these are square face crops [N, S, S, 3]."""
     if crops.ndim != 4 or crops.shape[-1] != 3:
@@ -237,7 +247,7 @@ def sample_crops(
     """Sample square crops under given transforms; only each crop's own region of its image is read.
 
     Args:
-        images: [B, H, W, C] floats, C >= 3. What is not finite counts as black.
+        images: [B, H, W, C] floats, C >= 3, clamped to 0..1. What is not finite counts as black.
         frame_index: [N] the image that each crop is taken from, 0..B-1.
         transforms: [N, 2, 3] image to crop.
         size: side of the crops in px.
@@ -252,19 +262,18 @@ def sample_crops(
     height, width = images.shape[1:3]
     crops = memory.empty((len(transforms), size, size, 3), images.device)
     frames = frame_index.tolist()
-    if frames and not 0 <= min(frames) <= max(frames) < images.shape[0]:
-        raise PoseFRError(f"A face names image {max(frames)} (counted from 0), but there are {images.shape[0]} images.")
+    check_frames(frames, images.shape[0])
     for i, matrix in enumerate(invert_similarity(transforms.cpu().double()).tolist()):
         step = math.hypot(matrix[0][0], matrix[1][0])
         left, right, fold_x = _source_span(*_reach(matrix[0], size), width, step)
         top, bottom, fold_y = _source_span(*_reach(matrix[1], size), height, step)
         region = images[frames[i], top:bottom, left:right, :3].float()
         mirror = (width if fold_x else 0, height if fold_y else 0)
-        crop = resample(region, matrix, (0, 0, size, size), corner=(left, top), mirror=mirror, out=crops[i])
-        # Crop by crop, while it lies in the processor's cache; a sum tells on the CPU whether all is finite.
-        if crop.device.type != "cpu" or not math.isfinite(float(crop.sum())):
-            crop.nan_to_num_(0, 0, 0)
-        crop.clamp_(0, 1)
+        # Before it is spread to what lies around it. On the CPU most regions need no more than a look.
+        low, high = map(float, region.aminmax()) if region.device.type == "cpu" else (math.nan, math.nan)
+        if not 0 <= low <= high <= 1:
+            region = region.nan_to_num(0, 0, 0).clamp(0, 1)
+        resample(region, matrix, (0, 0, size, size), corner=(left, top), mirror=mirror, out=crops[i]).clamp_(0, 1)
         if on_face is not None:
             on_face(i + 1, len(crops))
     return crops

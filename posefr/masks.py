@@ -10,7 +10,16 @@ from torch import Tensor
 
 from .geometry import apply_transform
 
-__all__ = ["MASK_SHAPES", "face_outline", "feather_inwards", "grow_mask", "shape_distance", "shape_extent", "soft_edge"]
+__all__ = [
+    "MASK_SHAPES",
+    "face_outline",
+    "face_weight",
+    "feather_inwards",
+    "grow_mask",
+    "shape_distance",
+    "shape_extent",
+    "soft_edge",
+]
 
 MASK_SHAPES = ("ellipse", "box", "hull")
 
@@ -107,6 +116,14 @@ def shape_distance(shape: str, u: Tensor, v: Tensor, outline: Tensor | None = No
         for (x, y), reach in zip(_directions(torch.device("cpu")).T.tolist(), outline.tolist(), strict=True):
             distance = torch.minimum(distance, reach + grow - (x * u + y * v))
     return distance
+
+
+def face_weight(size: int, device: torch.device | str) -> Tensor:
+    """[size, size]: how much each pixel of an upright crop counts for what is measured over the face; they sum to 1."""
+    centres = (torch.arange(size, device=device) + 0.5) / size
+    down, across = torch.meshgrid(centres, centres, indexing="ij")
+    weight = soft_edge(shape_distance("ellipse", across, down), 0.1)
+    return weight / weight.sum()
 
 
 def soft_edge(distance: Tensor, width: float) -> Tensor:

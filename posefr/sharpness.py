@@ -11,7 +11,7 @@ from torch import Tensor
 from .color import luma
 from .faces import Faces
 from .geometry import crop_faces
-from .masks import shape_distance, soft_edge
+from .masks import face_weight
 
 __all__ = ["face_sharpness"]
 
@@ -39,10 +39,7 @@ def face_sharpness(images: Tensor, faces: Faces, *, on_face: Callable[[int, int]
     Raises:
         PoseFRError: as `crop_faces`.
     """
-    centres = (torch.arange(_SIZE, device=images.device) + 0.5) / _SIZE
-    down, across = torch.meshgrid(centres, centres, indexing="ij")
-    weight = soft_edge(shape_distance("ellipse", across, down), 0.1)
-    weight = weight / weight.sum()
+    weight = face_weight(_SIZE, images.device)
     values = [images.new_zeros(0, dtype=torch.float32)]
     for i in range(len(faces)):  # one crop at a time: a long video has many
         face = faces[i]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import skimage.data
@@ -284,6 +285,26 @@ def test_the_larger_face_lies_on_top() -> None:
     assert step < 0.8 * math.pi / 2 / (0.08 * 50) * 1.1, "a hard edge between the two"
 
 
+def test_over_a_video_the_same_head_stays_on_top() -> None:
+    """The second is a little larger, and their landmarks tremble by more than that."""
+    count, shaky = 40, torch.randn(80, 5, 2, generator=torch.Generator().manual_seed(4)) * 0.5
+    images = torch.zeros(count, 60, 90, 3)
+    crops = crops_of(
+        images,
+        [face(40 + 2 * (i % 2), 30 + 28 * (i % 2), 30) + shaky[i] for i in range(80)],
+        32,
+        [i // 2 for i in range(80)],
+    )
+    restored = torch.where(torch.arange(80) % 2 == 0, 0.3, 0.9)[:, None, None, None].expand(-1, 32, 32, 3)
+
+    def on_top(crops: Crops) -> list[bool]:
+        return (paste_faces(images, crops, restored, feather=0)[0][:, 30, 44, 0] > 0.5).tolist()
+
+    assert len(set(on_top(crops))) == 2, "of faces without tracks the larger one"
+    tracked = replace(crops, faces=replace(crops.faces, track=torch.arange(80) % 2))
+    assert all(on_top(tracked))
+
+
 def test_every_frame_of_a_batch_gets_its_own_faces() -> None:
     images = torch.zeros(4, 50, 50, 3)
     crops = crops_of(images, [face(30, 25, 25)] * 2, frame=[2, 1])
@@ -450,6 +471,15 @@ def test_color_statistics_are_those_of_the_face(photo: Tensor) -> None:
     plain, _ = paste_faces(photo, crops, crops.images)
     matched, _ = paste_faces(photo, crops, corners, color_match="mean_std")
     assert (matched - plain).abs().max() < 2e-3
+
+
+def test_a_grey_photo_stays_grey(photo: Tensor) -> None:
+    grey = photo.mean(dim=3, keepdim=True).expand(-1, -1, -1, 3)
+    crops = crops_of(grey, [ASTRONAUT], 256)
+    colored = crops.images.lerp(crops_of(photo, [ASTRONAUT], 256).images, 0.3)
+    out, covered = paste_faces(grey, crops, colored, color_match="mean_std")
+    assert (out.amax(dim=3) - out.amin(dim=3))[covered > 0].max() < 1 / 255
+    assert ((out - grey) * covered[..., None]).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("method", ["mean_std", "wavelet", "detail"])

@@ -259,10 +259,23 @@ def test_mistakes_are_named() -> None:
         crop_faces(images[:, :0], faces)
     with pytest.raises(PoseFRError, match=r"expected \[N, 5, 2\]"):
         alignment_transform(torch.zeros(1, 68, 2), 256)
-    with pytest.raises(PoseFRError, match="names image 1"):
+    with pytest.raises(PoseFRError, match=r"names image 1 .* but there is 1\."):
         sample_crops(images, torch.tensor([1]), torch.eye(2, 3)[None], 8)
+    with pytest.raises(PoseFRError, match="names image -2"):
+        sample_crops(images, torch.tensor([0, -2]), torch.eye(2, 3).expand(2, 2, 3), 8)
     with pytest.raises(PoseFRError, match=r"expected \[1, S, S, 3\]"):
         Crops(torch.zeros(2, 8, 8, 3), torch.eye(2, 3)[None], faces, "ffhq")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 40.0, -40.0])
+def test_a_pixel_out_of_range_spoils_no_more_than_its_place(value: float) -> None:
+    images = torch.full((1, 100, 100, 3), 0.5)
+    images[0, 48, 51] = value
+    transform = similarity(2.56, 0, 0, 0)
+    crop = sample_crops(images, torch.zeros(1, dtype=torch.long), transform, 256)
+    images[0, 48, 51] = 1.0 if value == 40 else 0.0
+    assert torch.equal(crop, sample_crops(images, torch.zeros(1, dtype=torch.long), transform, 256))
+    assert int(((crop - 0.5).abs() > 0.3).any(-1).sum()) < 4 * 2.56**2
 
 
 coordinate = st.floats(-300, 300, width=32)
