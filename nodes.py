@@ -32,7 +32,7 @@ from .posefr.drawing import draw_faces
 from .posefr.errors import PoseFRError
 from .posefr.faces import Faces
 from .posefr.geometry import FRAMES, Crops, crop_faces
-from .posefr.masks import MASK_SHAPES
+from .posefr.masks import MASK_SHAPES, head_mask
 from .posefr.parsing import PARTS, load_parser, parser_names, parser_stamp
 from .posefr.report import faces_report
 from .posefr.restoration import load_restorer, restorer_from, restorer_names, restorer_stamp
@@ -1057,12 +1057,26 @@ class CropFaces(_Node):
                     "head; template5 for GFPGAN and its like.",
                     **RARE,
                 ),
+                io.Float.Input(
+                    "context",
+                    default=1.0,
+                    min=1.0,
+                    max=4.0,
+                    step=0.1,
+                    tooltip="For samplers: how many times wider to cut, so that they see hair, neck and light around "
+                    "the face; 1.5 is a good start. Paste Faces leaves out what is around it, unless crop_masks or "
+                    "custom_mask are connected. Without effect where a restorer is connected.",
+                ),
             ],
             outputs=[
                 CropsSocket.Output(
                     display_name="crops", tooltip="Where each crop came from, for Restore Faces and Paste Faces."
                 ),
                 io.Image.Output(display_name="images", tooltip="The crops, one image per face."),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="The head in each crop, for Set Latent Noise Mask and other nodes that redraw a part.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             **_aliases("face crop", "align faces", "extract faces"),
@@ -1075,18 +1089,21 @@ class CropFaces(_Node):
         faces: Faces,
         size: int,
         alignment: str,
+        context: float,
         restorer: Any = None,
     ) -> io.NodeOutput:
         images, _ = _split(image)
         _check_same_images(images, faces)
         if restorer is not None:
             model = _connected(restorer).model
-            size, alignment = model.size, model.frame
+            size, alignment, context = model.size, model.frame, 1.0
         (on_face,) = host.progress()
-        crops = crop_faces(images, faces, size=size, frame=alignment, on_face=on_face)
+        crops = crop_faces(images, faces, size=size, frame=alignment, context=context, on_face=on_face)
+        heads = host.hand_over(head_mask(size, images.device, context).expand(max(1, len(faces)), -1, -1))
         if not len(faces):
-            return cls.done(crops, _blank(images, size), warnings=("No face to crop.",))
-        return cls.done(crops, host.hand_over(crops.images), said=f"{_plural(len(faces), 'face')}, {size} px")
+            blank = _blank(images, size)
+            return cls.done(crops, blank, heads.new_zeros(heads.shape), warnings=("No face to crop.",))
+        return cls.done(crops, host.hand_over(crops.images), heads, said=f"{_plural(len(faces), 'face')}, {size} px")
 
 
 def _blank(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -1142,6 +1159,11 @@ class RestoreFaces(_Node):
             raise PoseFRError(
                 f'These crops are aligned as "{crops.frame}", but {restorer.model.name} was trained on '
                 f'"{restorer.model.frame}"; connect the restorer to Crop Faces as well.'
+            )
+        if crops is not None and crops.context != 1:
+            raise PoseFRError(
+                f"These crops are {crops.context:g} times as wide as those that the restorer was trained on; set "
+                "context of Crop Faces to 1, or connect the restorer to it."
             )
         # Where Track Faces has told which belong together.
         tracked = crops is not None and len(crops) == len(images) and bool((crops.faces.track >= 0).any())

@@ -460,14 +460,14 @@ def sampler_on_face_crops(g: Graph) -> None:
     g.column()
     load = g.add("LoadImage", image="example.png")
     g.note(
-        "**Pick your photo and a checkpoint, then press Run.**\n\nEvery face is cut out upright at 512 px, redrawn by "
-        "the sampler and pasted back. *denoise* of KSampler says how much is redrawn: 0.2 to 0.5 keeps the person. "
-        "*color_match* brings the photo's colours back.",
+        "**Pick your photo and a checkpoint, then press Run.**\n\nEvery face is cut out upright at 512 px with some of "
+        "what is around it (*context* of Crop Faces), redrawn by the sampler and pasted back. *denoise* of "
+        "KSampler says how much is redrawn: 0.2 to 0.5 keeps the person. *color_match* brings the photo's colours back.",
         210,
     )
     g.column()
     faces = _detect(g, load["IMAGE"])
-    crop = g.add("PoseFRCropFaces", image=load["IMAGE"], faces=faces["faces"], size=512)
+    crop = g.add("PoseFRCropFaces", image=load["IMAGE"], faces=faces["faces"], size=512, context=1.5)
     g.column(3 * GAP)
     checkpoint = _checkpoint(g)
     positive = g.add(

@@ -62,6 +62,7 @@ def paste_faces(
         restored: [N, S, S, 3] floats, 0..1, the crops' successors in the same order; S may differ from the crops' size.
         mask: where to paste: `ellipse` (a face's outline), `box` (the whole crop), `hull` (around the landmarks, from
             forehead to chin), or a tensor of floats 0..1, [N, S, S] per crop or [B, H, W] (or [1, H, W]) in the image.
+            Of crops with context the three shapes cover the frame in their middle; a tensor may cover the whole crop.
         feather: width of the soft edge, inside the mask, in per cent of the crop's side, 0..50. There is always a soft
             edge towards the crop's border.
         color_match: `none`, `mean_std` (in OKLab, over the face), `wavelet` (the input's lowest frequencies) or
@@ -92,14 +93,16 @@ def paste_faces(
         raise PoseFRError(f"The mask is to grow by {grow}; expected -50 to 50 per cent of the crop's side.")
     if color_match not in COLOR_MATCHES:
         raise PoseFRError(f"The colour match {color_match!r} is unknown; pick one of {', '.join(COLOR_MATCHES)}.")
-    size, count = restored.shape[1], len(crops)
-    frames = crops.faces.frame.tolist()
+    count, frames = len(crops), crops.faces.frame.tolist()
     enlargement = _enlargement(images, crops)
     check_frames(frames, len(images))
     shape, crop_masks, image_masks = _check_mask(mask, mask_space, images, count)
     shape_grow = grow / 100 if isinstance(mask, str) else 0.0
 
     device = images.device
+    if isinstance(mask, str):  # a shape lies in the frame, where a mask of one's own may cover all of the crop
+        crops, restored = _without_context(crops, restored)
+    size = restored.shape[1]
     transforms = crops.transforms.cpu().double() * (size / crops.size)
     transforms[:, :, :2] /= enlargement
     outlines = face_outline(crops.faces.landmarks.to(device), crops.transforms.to(device), crops.size)
@@ -148,6 +151,24 @@ def paste_faces(
         if on_face is not None:
             on_face(done, len(places))
     return out, coverage
+
+
+def _without_context(crops: Crops, restored: Tensor) -> tuple[Crops, Tensor]:
+    """The frames in the middle of crops that were cut wider, and of what became of them, each in whole px."""
+    if crops.context == 1:
+        return crops, restored
+
+    def middle(pictures: Tensor) -> tuple[Tensor, int]:
+        size = pictures.shape[1]
+        edge = min(round(size / 2 * (1 - 1 / crops.context)), (size - 1) // 2)
+        return pictures[:, edge : size - edge, edge : size - edge], edge
+
+    images, _ = middle(crops.images)
+    in_frame, edge = middle(restored)
+    transforms = crops.transforms * (restored.shape[1] / crops.size)
+    transforms[:, :, 2] -= edge
+    transforms *= images.shape[1] / in_frame.shape[1]
+    return Crops(images, transforms, crops.faces, crops.frame), in_frame
 
 
 def _blend(result: Tensor, below: Tensor, face: Tensor, keep: float, weight: Tensor) -> None:

@@ -142,12 +142,14 @@ class Crops:
         transforms: [N, 2, 3] float32, image to crop, continuous coordinates in px of this size S.
         faces: the N faces, in the same order.
         frame: the alignment frame, `ffhq` or `template5`.
+        context: how many times wider and higher the crops are than the frame, which lies in their middle; 1 or more.
     """
 
     images: Tensor
     transforms: Tensor
     faces: Faces
     frame: str
+    context: float = 1.0
 
     def __post_init__(self) -> None:
         count = len(self.faces)
@@ -175,6 +177,7 @@ def crop_faces(
     size: int = 256,
     frame: str = "ffhq",
     *,
+    context: float = 1.0,
     on_face: Callable[[int, int], None] | None = None,
 ) -> Crops:
     """Cut every face out of its image, upright and at one size.
@@ -187,10 +190,12 @@ def crop_faces(
         faces: the faces found in these images.
         size: side of the crops in px.
         frame: `ffhq` or `template5`, see `alignment_transform`.
+        context: how many times wider and higher than the frame to cut, for what has to see around the face.
         on_face: called with faces done and faces in all; may raise to stop.
 
     Raises:
-        PoseFRError: images of another shape or type, faces of other images, landmarks that are not finite.
+        PoseFRError: images of another shape or type, faces of other images, landmarks that are not finite, a context
+            below 1.
     """
     check_images(images)
     if faces.frames != images.shape[0] or faces.image_size != tuple(images.shape[1:3]):
@@ -198,9 +203,13 @@ def crop_faces(
             f"The faces were found in {faces.frames} images of {faces.image_size[1]}x{faces.image_size[0]} px, but "
             f"there are {images.shape[0]} of {images.shape[2]}x{images.shape[1]} px; detect faces on these images."
         )
+    if not 1 <= context < math.inf:
+        raise PoseFRError(f"The context is {context}; expected 1 for the face alone, or more.")
     faces = faces.to(images.device)
-    transforms = alignment_transform(faces.landmarks, size, frame)
-    return Crops(sample_crops(images, faces.frame, transforms, size, on_face=on_face), transforms, faces, frame)
+    transforms = alignment_transform(faces.landmarks, size, frame) / context
+    transforms[:, :, 2] += size / 2 * (1 - 1 / context)
+    pictures = sample_crops(images, faces.frame, transforms, size, on_face=on_face)
+    return Crops(pictures, transforms, faces, frame, context)
 
 
 def check_images(images: Tensor) -> None:

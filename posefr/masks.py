@@ -16,6 +16,7 @@ __all__ = [
     "face_weight",
     "feather_inwards",
     "grow_mask",
+    "head_mask",
     "shape_distance",
     "shape_extent",
     "soft_edge",
@@ -120,10 +121,15 @@ def shape_distance(shape: str, u: Tensor, v: Tensor, outline: Tensor | None = No
 
 def face_weight(size: int, device: torch.device | str) -> Tensor:
     """[size, size]: how much each pixel of an upright crop counts for what is measured over the face; they sum to 1."""
-    centres = (torch.arange(size, device=device) + 0.5) / size
-    down, across = torch.meshgrid(centres, centres, indexing="ij")
-    weight = soft_edge(shape_distance("ellipse", across, down), 0.1)
+    weight = head_mask(size, device)
     return weight / weight.sum()
+
+
+def head_mask(size: int, device: torch.device | str, context: float = 1.0) -> Tensor:
+    """[size, size], 0..1: the ellipse in an upright crop with `context`, soft inwards by a tenth of the frame."""
+    centres = ((torch.arange(size, device=device) + 0.5) / size - 0.5) * context + 0.5
+    down, across = torch.meshgrid(centres, centres, indexing="ij")
+    return soft_edge(shape_distance("ellipse", across, down), 0.1)
 
 
 def soft_edge(distance: Tensor, width: float) -> Tensor:

@@ -406,6 +406,23 @@ def test_feather_never_leaves_the_mask(width: float) -> None:
     assert feather_inwards(torch.ones(80, 90), width).min() > 0.999
 
 
+@pytest.mark.parametrize(("restored_size", "context"), [(64, 1.5), (64, 2.0), (160, 1.3), (48, 4.0)])
+def test_of_a_crop_with_context_the_frame_is_pasted(photo: Tensor, restored_size: int, context: float) -> None:
+    faces = crops_of(photo, [ASTRONAUT]).faces
+    wide, frame = (crop_faces(photo, faces, 64, context=c) for c in (context, 1.0))
+    white = torch.ones(1, restored_size, restored_size, 3)
+    _, covered = paste_faces(photo, wide, white)
+    _, expected = paste_faces(photo, frame, white)
+    # The frame is cut at whole px of the crop: half a px off at most, which the soft edge makes a step of.
+    assert (covered - expected).abs().max() < 0.5 * context / restored_size * math.pi / 2 / 0.08 * 1.1
+    assert covered.sum() == pytest.approx(float(expected.sum()), rel=2 * context / restored_size)
+    out, covered = paste_faces(photo, wide, wide.images, color_match="wavelet")
+    assert (out - photo).abs()[covered > 0].mean() < 1.15 / 255
+    _, all_of_it = paste_faces(photo, wide, white, mask=torch.ones(1, 32, 32), feather=0)
+    _, box = paste_faces(photo, wide, white, mask="box", feather=0)
+    assert all_of_it.sum() > 1.2 * box.sum(), "a mask of one's own may cover what is around the face"
+
+
 def test_a_mask_that_fits_both_is_told_apart_by_its_space() -> None:
     images = torch.zeros(1, 40, 40, 3)
     crops = crops_of(images, [face(20, 20, 20)])

@@ -278,6 +278,20 @@ def test_a_pixel_out_of_range_spoils_no_more_than_its_place(value: float) -> Non
     assert int(((crop - 0.5).abs() > 0.3).any(-1).sum()) < 4 * 2.56**2
 
 
+def test_context_is_what_lies_around_the_frame() -> None:
+    images = torch.rand(1, 100, 100, 3, generator=torch.Generator().manual_seed(5))
+    faces = faces_of(images, FACE[None] + 40)
+    frame = crop_faces(images, faces, 32)
+    wide = crop_faces(images, faces, 64, context=2)
+    assert wide.context == 2
+    assert torch.allclose(wide.images[:, 16:48, 16:48], frame.images, atol=1e-5)
+    inner = wide.transforms - torch.tensor([[0, 0, 16.0], [0, 0, 16.0]])
+    assert torch.allclose(inner, frame.transforms, atol=1e-4)
+    for wrong in (0.9, math.inf, math.nan):
+        with pytest.raises(PoseFRError, match=r"The context is .*; expected 1 for the face alone, or more"):
+            crop_faces(images, faces, 32, context=wrong)
+
+
 coordinate = st.floats(-300, 300, width=32)
 
 

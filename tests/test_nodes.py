@@ -299,7 +299,7 @@ def test_composed_nodes_and_the_one_node_agree(nodes, comfy, models, images):
     detector = run(nodes.LoadDetector, detector="bundled").args[0]
     found, count = run(nodes.DetectFaces, detector=detector, image=images).args
     found, _, _ = run(nodes.SelectFaces, faces=found).args
-    crops, cut = run(nodes.CropFaces, image=images, faces=found, restorer=restorer).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=found, restorer=restorer).args
     restored = run(nodes.RestoreFaces, restorer=restorer, images=cut, crops=crops).args[0]
     out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=restored, color_match="mean_std").args
 
@@ -529,7 +529,7 @@ def test_faces_go_to_every_kind_of_boxes_and_back(nodes, comfy, images, faces):
         assert count == 3
         assert torch.equal(back.box, faces.box)
         assert torch.equal(back.frame, faces.frame)
-        crops, cut = run(nodes.CropFaces, image=images, faces=back, size=32).args
+        crops, cut, _ = run(nodes.CropFaces, image=images, faces=back, size=32).args
         assert run(nodes.PasteFaces, image=images, crops=crops, restored=cut).args[0].shape == images.shape
     assert comfy.notes["7"] == "3 faces pasted"
 
@@ -629,7 +629,7 @@ def parser(nodes, monkeypatch):
 
 
 def test_the_parts_chosen_are_pasted_and_no_others(nodes, comfy, parser, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     masks = run(nodes.FacePartsMask, crops=crops).args[0]
     assert masks.shape == (3, 64, 64)
     assert comfy.notes["7"] == "skin of 3 faces"
@@ -647,14 +647,14 @@ def test_the_parts_chosen_are_pasted_and_no_others(nodes, comfy, parser, images,
 
 def test_parsing_halves_its_batch_where_memory_runs_out(nodes, comfy, parser, images, faces):
     parser.fits = 2
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     result = run(nodes.FacePartsMask, crops=crops)
     assert parser.batches == [3, 1]
     assert result.ui["text"] == ("Memory ran out with 3 faces at a time; done with 1 at a time.",)
 
 
 def test_an_absent_parser_says_which_file_goes_where(nodes, images, faces):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     with pytest.raises(nodes.PoseFRError, match=r"parsing_bisenet.pth is not in .*facexlib.*; fetch https://.*put it"):
         run(nodes.FacePartsMask, crops=crops, parser="bisenet")
 
@@ -663,7 +663,7 @@ def test_an_absent_parser_says_which_file_goes_where(nodes, images, faces):
 
 
 def test_a_mask_over_the_image_limits_what_changes(nodes, images, faces):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     left = torch.zeros(1, 128, 160)
     left[..., :70] = 1
     white = torch.ones(3, 32, 32, 3)
@@ -673,7 +673,7 @@ def test_a_mask_over_the_image_limits_what_changes(nodes, images, faces):
 
 
 def test_a_mask_per_crop_is_taken(nodes, images, faces):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     per_crop = torch.zeros(3, 32, 32)
     per_crop[1, 8:24, 8:24] = 1
     white = torch.ones(3, 32, 32, 3)
@@ -684,7 +684,7 @@ def test_a_mask_per_crop_is_taken(nodes, images, faces):
 
 
 def test_one_mask_for_every_crop_is_taken(nodes, images, faces):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     centre = torch.zeros(1, 48, 48)
     centre[:, 20:28, 20:28] = 1
     white = torch.ones(3, 32, 32, 3)
@@ -697,7 +697,7 @@ def test_masks_per_crop_are_told_from_one_over_an_image_of_the_same_size(nodes):
     """A picture of 64 px with one face, and a mask of 64 px: which of the two it covers is said by its socket."""
     images = torch.zeros(1, 64, 64, 3)
     face = run(nodes.DetectFaces, detector=hosted(nodes, Detector(nodes, "one", [(0, 4.0, 4.0, 20.0)])), image=images)
-    crops, _ = run(nodes.CropFaces, image=images, faces=face.args[0], size=64).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=face.args[0], size=64).args
     lower = torch.zeros(1, 64, 64)
     lower[:, 40:] = 1
     white = torch.ones(1, 64, 64, 3)
@@ -709,7 +709,7 @@ def test_masks_per_crop_are_told_from_one_over_an_image_of_the_same_size(nodes):
 
 
 def test_a_mask_over_the_image_and_masks_per_crop_work_together(nodes, images, faces):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     left = torch.zeros(1, 128, 160)
     left[..., :70] = 1
     centre = torch.zeros(1, 48, 48)
@@ -724,7 +724,7 @@ def test_a_mask_over_the_image_and_masks_per_crop_work_together(nodes, images, f
 
 
 def test_a_mask_of_the_picture_before_upscaling_is_scaled(nodes, images, faces):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=64).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=64).args
     larger = images.repeat_interleave(2, 1).repeat_interleave(2, 2)
     left = torch.zeros(1, 128, 160)
     left[..., :70] = 1
@@ -735,19 +735,19 @@ def test_a_mask_of_the_picture_before_upscaling_is_scaled(nodes, images, faces):
 
 
 def test_masks_of_crops_that_are_not_square_are_refused(nodes, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     with pytest.raises(nodes.PoseFRError, match=r"32x64 px; a mask of a crop is square\. .* custom_mask"):
         run(nodes.PasteFaces, image=images, crops=crops, restored=cut, crop_masks=torch.ones(1, 64, 32))
 
 
 def test_masks_for_another_number_of_crops_are_refused(nodes, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     with pytest.raises(nodes.PoseFRError, match="3 faces came from Crop Faces, but crop_masks brings 2 images"):
         run(nodes.PasteFaces, image=images, crops=crops, restored=cut, crop_masks=torch.ones(2, 32, 32))
 
 
 def test_a_grown_mask_covers_more(nodes, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     areas = [
         run(nodes.PasteFaces, image=images, crops=crops, restored=cut, grow=grow).args[1].sum() for grow in (-10, 0, 10)
     ]
@@ -755,7 +755,7 @@ def test_a_grown_mask_covers_more(nodes, images, faces):
 
 
 def test_faces_are_pasted_onto_an_upscaled_image(nodes, images, faces):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=64).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=64).args
     larger = images.repeat_interleave(2, 1).repeat_interleave(2, 2)
     white = torch.ones(3, 64, 64, 3)
     out, mask = run(nodes.PasteFaces, image=larger, crops=crops, restored=white).args
@@ -765,7 +765,7 @@ def test_faces_are_pasted_onto_an_upscaled_image(nodes, images, faces):
 
 
 def test_a_black_mask_pastes_nothing_and_says_so(nodes, comfy, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     empty = torch.zeros(1, 64, 64)  # what Load Image gives for a picture without alpha
     out, _ = run(nodes.PasteFaces, image=images, crops=crops, restored=1 - cut, custom_mask=empty).args
     assert torch.equal(out, images)
@@ -777,8 +777,8 @@ def test_a_black_mask_pastes_nothing_and_says_so(nodes, comfy, images, faces):
 def test_the_nodes_before_paste_run_only_if_something_is_pasted(nodes, images, faces, no_faces):
     lazy = [i.id for i in nodes.PasteFaces.define_schema().inputs if getattr(i, "lazy", None)]
     assert lazy == ["restored"]
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
-    none, _ = run(nodes.CropFaces, image=images, faces=no_faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    none, _, _ = run(nodes.CropFaces, image=images, faces=no_faces, size=32).args
 
     def asked(**given):
         return nodes.PasteFaces.check_lazy_status(**{"image": images, "crops": crops, "strength": 1.0, **given})
@@ -793,8 +793,28 @@ def test_the_nodes_before_paste_run_only_if_something_is_pasted(nodes, images, f
     assert torch.equal(mask, usual)
 
 
+def test_a_sampler_gets_context_and_a_mask_of_the_head(nodes, images, faces):
+    images = torch.full_like(images, 0.2)
+    crops, cut, heads = run(nodes.CropFaces, image=images, faces=faces, size=64, context=2.0).args
+    assert cut.shape == (3, 64, 64, 3)
+    assert heads.shape == (3, 64, 64)
+    assert heads[0, 32, 32] == 1
+    assert not heads[:, :17].any()
+    assert not heads[:, :, :17].any()
+    assert torch.equal(heads[0], heads[2])
+    redrawn = torch.where(heads[..., None] > 0, 1.0, cut)
+    out, mask = run(nodes.PasteFaces, image=images, crops=crops, restored=redrawn, color_match="none").args
+    assert out[mask == 1].min() > 0.9, "no more is pasted than was redrawn"
+    with pytest.raises(nodes.PoseFRError, match=r"crops are 2 times as wide .* set context of Crop Faces to 1"):
+        run(nodes.RestoreFaces, restorer=hosted(nodes, Restorer("r")), images=cut, crops=crops)
+    restorer = hosted(nodes, Restorer("r"))
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, context=2.0, restorer=restorer).args
+    assert crops.context == 1
+    run(nodes.RestoreFaces, restorer=restorer, images=cut, crops=crops)
+
+
 def test_a_mask_of_another_size_is_refused_in_one_sentence(nodes, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     with pytest.raises(nodes.PoseFRError, match=r"The mask has the shape \[1, 48, 64\]; expected \[2, 128, 160\]"):
         run(nodes.PasteFaces, image=images, crops=crops, restored=cut, custom_mask=torch.ones(1, 48, 64))
 
@@ -837,7 +857,7 @@ def test_an_empty_set_of_faces_runs_through_every_node(nodes, comfy, images, no_
     assert run(nodes.FaceReport, faces=kept, images=images).args[1:] == (0, 2, [0, 0])
     segs, bbox, bounding_boxes = run(nodes.FacesToBoxes, faces=kept, image=images).args
     assert (segs, bbox, bounding_boxes) == ([((128, 160), [])] * 2, [[], []], [[], []])
-    crops, cut = run(nodes.CropFaces, image=images, faces=kept, restorer=hosted(nodes, restorer)).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=kept, restorer=hosted(nodes, restorer)).args
     assert cut.shape == (1, 256, 256, 3)
     assert not cut.any()
     restored = run(nodes.RestoreFaces, restorer=hosted(nodes, restorer), images=cut, crops=crops).args[0]
@@ -929,7 +949,7 @@ def test_an_interruption_stops_after_one_chunk(nodes, comfy):
 
 @pytest.mark.parametrize("node", ["CropFaces", "PasteFaces"])
 def test_cropping_and_pasting_stop_between_faces_too(nodes, comfy, images, faces, node):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     given = {"faces": faces, "size": 32} if node == "CropFaces" else {"crops": crops, "restored": cut}
     comfy.bars.clear()
     run(getattr(nodes, node), image=images, **given)
@@ -969,7 +989,7 @@ def test_one_bar_fills_over_both_stages(nodes, comfy, models, images):
 def test_steadying_and_many_boxes_move_the_bar_too(nodes, comfy, images):
     pictures, faces, _ = video_faces(nodes)
     faces, _ = run(nodes.TrackFaces, faces=faces).args
-    crops, cut = run(nodes.CropFaces, image=pictures, faces=faces, size=32).args
+    crops, cut, _ = run(nodes.CropFaces, image=pictures, faces=faces, size=32).args
     run(nodes.RestoreFaces, restorer=hosted(nodes, Restorer("white")), images=cut, crops=crops)
     bar = comfy.bars[-1]
     assert bar.values == sorted(bar.values)
@@ -1041,7 +1061,7 @@ def test_a_network_that_the_host_leaves_where_it_is_goes_to_the_device(nodes, co
 
 @pytest.mark.parametrize("choice", ["/etc/passwd", "../../posefr-256.safetensors", "no such network"])
 def test_a_linked_choice_is_one_of_the_list(nodes, images, faces, choice):
-    crops, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
+    crops, _, _ = run(nodes.CropFaces, image=images, faces=faces, size=32).args
     for node, given in (
         (nodes.LoadDetector, {"detector": choice}),
         (nodes.LoadRestorer, {"restorer": choice}),
@@ -1105,7 +1125,7 @@ def upscaler(pack):
 
 
 def test_a_model_of_another_pack_restores_and_stays_its_owners(nodes, comfy, upscaler, models, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, restorer=upscaler, size=64).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, restorer=upscaler, size=64).args
     assert cut.shape == (3, 512, 512, 3)
     restored = run(nodes.RestoreFaces, restorer=upscaler, images=cut, crops=crops).args[0]
     assert restored.shape == (3, 512, 512, 3)
@@ -1164,13 +1184,13 @@ def test_faces_of_another_image_are_refused(nodes, images, faces):
 
 
 def test_too_few_restored_faces_are_refused(nodes, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces).args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces).args
     with pytest.raises(nodes.PoseFRError, match="3 faces came from Crop Faces, but restored brings 2 images"):
         run(nodes.PasteFaces, image=images, crops=crops, restored=cut[:2])
 
 
 def test_crops_in_the_wrong_alignment_are_refused(nodes, images, faces):
-    crops, cut = run(nodes.CropFaces, image=images, faces=faces, alignment="template5").args
+    crops, cut, _ = run(nodes.CropFaces, image=images, faces=faces, alignment="template5").args
     with pytest.raises(nodes.PoseFRError, match='aligned as "template5", but own was trained on "ffhq"'):
         run(nodes.RestoreFaces, restorer=hosted(nodes, Restorer("own")), images=cut, crops=crops)
 
