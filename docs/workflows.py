@@ -462,7 +462,7 @@ def sampler_on_face_crops(g: Graph) -> None:
     g.note(
         "**Pick your photo and a checkpoint, then press Run.**\n\nEvery face is cut out upright at 512 px with some of "
         "what is around it (*context* of Crop Faces), redrawn by the sampler and pasted back. *denoise* of "
-        "KSampler says how much is redrawn: 0.2 to 0.5 keeps the person. *color_match* brings the photo's colours back.",
+        "KSampler says how much is redrawn: 0.2 to 0.5 keeps the person. *color_match* keeps the photo's colours.",
         210,
     )
     g.column()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import mimetypes
 import os
@@ -13,12 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import PoseFRError
-from .imagefiles import SUFFIXES, atomic_file, picture_files, read_picture, write_picture
+from .errors import PoseFRError, brief
+from .imagefiles import SUFFIXES, atomic_file, check_suffix, is_stream, picture_files, read_picture, write_picture
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, USAGE, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
 _FACES_AT_ONCE = 8  # fewer where memory runs out
 
 ORDERS = ("area", "left_to_right", "top_to_bottom", "center", "confidence")
@@ -45,7 +47,8 @@ class _Job:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0: all done. 1: some files failed; the others were done. 2: the command could not start. 130: interrupted.
+    0: all done. 1: some files failed; the others were done. 2: the command could not start. 130: interrupted. 141: what
+    reads the output has ended, as `head` does.
     """
     for stream in (sys.stdout, sys.stderr):  # a console may lack the letters of a file's name
         if hasattr(stream, "reconfigure"):
@@ -59,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("posefr: interrupted; the files named above are done.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be said goes nowhere
+        return NOBODY_READS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -194,7 +200,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 def _restore(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
     _check_selection(args)
-    _check_report(args.report, jobs)
+    _check_places(args, jobs)
     detector, restorer = _load_detector(args), _load_restorer(args)
 
     def restore(job: _Job) -> dict[str, Any]:
@@ -205,6 +211,7 @@ def _restore(args: argparse.Namespace) -> int:
         from .selection import picked_numbers
 
         assert job.target is not None
+        check_suffix(job.target)
         picture = read_picture(job.source)
         image = picture.image.to(desk_of(_device(args.device)))
         result, fitted = with_smaller_batches(
@@ -214,7 +221,7 @@ def _restore(args: argparse.Namespace) -> int:
                 restorer=restorer,
                 threshold=args.threshold,
                 size=args.size,
-                angles=args.angles,
+                angles=sorted({0, *args.angles}),
                 select={"order": args.order, "indices": args.only},
                 fidelity=args.fidelity,
                 seed=args.seed,
@@ -227,7 +234,7 @@ def _restore(args: argparse.Namespace) -> int:
             _FACES_AT_ONCE,
         )
         lost: list[str] = []
-        if len(result.faces) == 0 and job.source.suffix.lower() == job.target.suffix.lower():
+        if len(result.faces) == 0 and _format(job.source) == _format(job.target):
             with atomic_file(job.target) as file, job.source.open("rb") as source:
                 shutil.copyfileobj(source, file)
         else:
@@ -256,7 +263,7 @@ def _restore(args: argparse.Namespace) -> int:
 def _detect(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
     _check_selection(args)
-    _check_report(args.report, jobs)
+    _check_places(args, jobs)
     detector = _load_detector(args)
 
     def detect(job: _Job) -> dict[str, Any]:
@@ -265,12 +272,14 @@ def _detect(args: argparse.Namespace) -> int:
         from .report import face_records
         from .selection import picked_numbers, select_faces
 
+        if job.target is not None:
+            check_suffix(job.target)
         picture = read_picture(job.source)
         found = detector.detect(
             picture.image.to(desk_of(_device(args.device))),
             threshold=args.threshold,
             size=args.size,
-            angles=args.angles,
+            angles=sorted({0, *args.angles}),
         )
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
@@ -299,6 +308,11 @@ def _detect(args: argparse.Namespace) -> int:
         }
 
     return _run(args, jobs, detect)
+
+
+def _format(path: Path) -> str:
+    """The format that a name's ending stands for, of which some have two."""
+    return mimetypes.guess_type(path.name)[0] or path.suffix.lower()
 
 
 def _lost(target: Path, lost: Sequence[str]) -> str:
@@ -336,19 +350,20 @@ def _run_each(jobs: Sequence[_Job], work: Callable[[_Job], dict[str, Any]], reco
             record: dict[str, Any] = {"input": str(job.source)}
             try:
                 record |= work(job)
-                bar.write(f"{job.source}: {record.pop('said')}", file=sys.stdout)
+                said, stream = f"{job.source}: {record.pop('said')}", sys.stdout
             # PyTorch tells of memory and devices by RuntimeError: that ends this file's work, not the others'.
             except (PoseFRError, RuntimeError, MemoryError) as error:
                 message = str(error) or type(error).__name__
                 record |= {"status": "failed", "error": message}
-                bar.write(
-                    f"failed: {message if str(job.source) in message else f'{job.source}: {message}'}", file=sys.stderr
-                )
+                said = f"failed: {message if str(job.source) in message else f'{job.source}: {message}'}"
+                stream = sys.stderr
             records.append(record | {"seconds": round(time.perf_counter() - started, 3)})
+            bar.write(said, file=stream)
 
 
 def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
     """What to read and where to write it. Raises PoseFRError if two files, or a file and its input, would meet."""
+    inputs = list(chain.from_iterable(map(_matching, inputs)))
     single = len(inputs) == 1 and not os.path.isdir(inputs[0])
     if output is not None and not os.path.isdir(output) and _is_picture(output):
         if not single:
@@ -358,14 +373,15 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
         jobs = [_Job(inputs[0], output)]
     else:
         jobs = []
-        folder = None if output is None else output.resolve()
+        folder = None if output is None else Path(os.path.realpath(output))
         for given in inputs:
             if not os.path.isdir(given):
                 jobs.append(_Job(given, None if output is None else output / given.name))
                 continue
             found = picture_files(given, nested=True)
-            if folder is not None and given.resolve() in folder.parents:  # what an earlier run wrote there is no input
-                found = [p for p in found if folder not in p.resolve().parents]
+            # What an earlier run wrote there is no input.
+            if folder is not None and Path(os.path.realpath(given)) in folder.parents:
+                found = [p for p in found if folder not in Path(os.path.realpath(p)).parents]
             if not found:
                 raise PoseFRError(f"The folder {given} holds no image; expected files ending in {', '.join(SUFFIXES)}.")
             jobs += [_Job(p, None if output is None else output / p.relative_to(given)) for p in found]
@@ -383,19 +399,35 @@ def _jobs(inputs: Sequence[Path], output: Path | None) -> list[_Job]:
     return jobs
 
 
-def _check_report(report: Path | None, jobs: Sequence[_Job]) -> None:
-    """Raise PoseFRError for a report that would take the place of a picture or cannot be written, before any work."""
-    if report is None:
+def _check_places(args: argparse.Namespace, jobs: Sequence[_Job]) -> None:
+    """Raise PoseFRError, before any work, where results cannot be written or the report would take a file's place."""
+    if args.output is not None:
+        _check_writable(args.output, args.output.parent if jobs[0].target == args.output else args.output)
+    report: Path | None = args.report
+    if report is None or is_stream(report):
         return
     if _identity(report) in {_identity(path) for job in jobs for path in (job.source, job.target) if path is not None}:
         raise PoseFRError(f"{report} is one of the pictures and would be overwritten; give --report another name.")
+    if _identity(report) in {_identity(Path(name)) for name in (args.detector, getattr(args, "restorer", "")) if name}:
+        raise PoseFRError(f"{report} holds the weights in use and would be overwritten; give --report another name.")
     if os.path.isdir(report):
         raise PoseFRError(f"{report} cannot be written: Is a directory.")
+    _check_writable(report, Path(os.path.realpath(report)).parent)
+
+
+def _check_writable(path: Path, folder: Path) -> None:
+    while not os.path.lexists(folder):  # it is made when there is something to write
+        folder = folder.parent
     try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=report.parent).close()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise PoseFRError(f"{report} cannot be written: {error.strerror or error}.") from error
+        raise PoseFRError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _matching(path: Path) -> list[Path]:
+    """A file or folder, or those that a pattern stands for: not every command line replaces patterns itself."""
+    found = [] if os.path.lexists(path) else sorted(glob.glob(str(path)))
+    return [Path(name) for name in found] or [path]
 
 
 def _identity(path: Path) -> Hashable:
@@ -403,8 +435,10 @@ def _identity(path: Path) -> Hashable:
     try:
         status = path.stat()
     except OSError:  # there is no file, or can be none of such a name
-        return path.resolve()
-    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()  # some network drives number none
+        return os.path.realpath(path)
+    return (
+        (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+    )  # some network drives number none
 
 
 def _is_picture(path: Path) -> bool:
@@ -428,9 +462,9 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise PoseFRError(f"The device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+        torch.empty(1, device=device).tolist()
+    except Exception as error:  # what a device that is not there raises is up to its backend
+        raise PoseFRError(f"The device '{name}' cannot be used here: {brief(error)}.") from error
     return device
 
 
@@ -441,6 +475,8 @@ def _folders(models: Path | None, names: Sequence[str]) -> list[Path]:
     """
     if models is None:
         return []
+    if not os.path.isdir(models):
+        raise PoseFRError(f"There is no folder {models}; give --models one that exists.")
     own = [models / name for name in names if (models / name).is_dir()]
     return own or [models / names[0] if (models / "checkpoints").is_dir() else models]
 
@@ -484,6 +520,7 @@ def _info(args: argparse.Namespace) -> int:
     from .detection import detector_names
     from .host import DETECTOR_FOLDERS, RESTORER_FOLDERS
     from .restoration import cost_of, restorer_names
+    from .restoration.checkpoint import read_metadata
 
     print(f"posefr {__version__}, Python {platform.python_version()} on {platform.platform()}")
     for package in ("torch", "torchvision", "numpy", "opencv-python", "facexlib", "spandrel", "safetensors", "pillow"):
@@ -503,16 +540,9 @@ def _info(args: argparse.Namespace) -> int:
     print("bundled weights:")
     for path in sorted((Path(__file__).parent / "weights").glob("*.safetensors")):
         print(f"  {path.name}, {path.stat().st_size} bytes")
-        for key, value in sorted(_metadata(path).items()):
+        for key, value in sorted(read_metadata(path).items()):
             print(f"    {key}: {value}")
     return DONE
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        return file.metadata() or {}
 
 
 def _demo(args: argparse.Namespace) -> int:

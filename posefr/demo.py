@@ -47,7 +47,9 @@ def run_demo(photo: Path | None, folder: Path) -> bool:
     written = {"the result": (f"{name}-restored.png", picture.with_image(result.images))}
     if photo is None:
         written["the input"] = (f"{name}-input.png", picture)
-    sheet = Picture((compare(columns, result.faces)[0] * 255).round().byte().numpy(), picture.icc)
+    sheet = Picture(
+        (compare(columns, result.faces)[0] * 255).round().byte().numpy(), None if picture.is_grey else picture.icc
+    )
     written["before and after"] = (f"{name}-before-after.png", sheet)
     print("1 face restored." if len(result.faces) == 1 else f"{len(result.faces)} faces restored.")
     for what, (file, content) in written.items():

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["SUFFIXES", "Picture", "atomic_file", "picture_files", "read_picture", "readable", "write_picture"]
+__all__ = [
+    "SUFFIXES",
+    "Picture",
+    "atomic_file",
+    "check_suffix",
+    "is_stream",
+    "picture_files",
+    "read_picture",
+    "readable",
+    "write_picture",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -93,22 +103,34 @@ class Picture:
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Write a file whole or not at all: a temporary file beside it takes its place at the end of the block.
 
+    A link stays one, and the file that it leads to is written. A pipe or a device is written to as it is.
+
     Raises PoseFRError if the folder cannot be written or the disk is full.
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".posefr-", suffix=".part", dir=path.parent)
+        if is_stream(path):
+            with path.open("wb") as file:
+                yield file
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".posefr-", suffix=".part", dir=target.parent)
         with os.fdopen(descriptor, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
         temporary = None
     except OSError as error:
         raise PoseFRError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether the path names a pipe, a device or the like, which no file may take the place of."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _umask() -> int:
@@ -141,13 +163,22 @@ def read_picture(path: Path) -> Picture:
 
 
 def picture_files(folder: Path, nested: bool = False) -> list[Path]:
-    """The picture files of a folder, sorted, with `nested` those of its sub-folders too; hidden ones are left out."""
-    found = (p for p in (folder.rglob("*") if nested else folder.glob("*")) if p.suffix.lower() in SUFFIXES)
-    return sorted(p for p in found if not _is_hidden(p.relative_to(folder)) and p.is_file())
+    """The picture files of a folder, sorted, with `nested` those of its sub-folders too; hidden ones are left out.
 
+    A sub-folder that cannot be read is logged and left out. Raises PoseFRError if the folder itself cannot be read.
+    """
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    def tell(error: OSError) -> None:
+        said = f"The folder {error.filename} cannot be read: {error.strerror}."
+        if error.filename == os.fspath(folder):
+            raise PoseFRError(said) from error
+        logging.getLogger(__name__).warning("left out: %s", said)
+
+    found = []
+    for root, inside, names in os.walk(folder, onerror=tell):
+        inside[:] = [name for name in inside if nested and not name.startswith(".")]
+        found += [Path(root, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
+    return sorted(found)
 
 
 def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:
@@ -287,16 +318,14 @@ def write_picture(path: Path, picture: Picture, quality: int = 95) -> list[str]:
 
     Raises PoseFRError for another suffix, an image that the format cannot hold, or a file that cannot be written.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise PoseFRError(f"{path} ends in '{path.suffix}'; expected one of {', '.join(SUFFIXES)}.")
-    lost = []
+    check_suffix(path)
+    suffix, lost = path.suffix.lower(), []
     if picture.has_alpha and suffix in (".jpg", ".jpeg", ".bmp"):
         picture, lost = replace(picture, pixels=picture.pixels[..., :-1]), ["alpha"]
     if picture.bits == 16 and suffix not in (".png", ".tif", ".tiff"):
         picture = replace(picture, pixels=((picture.pixels.astype("uint32") + 128) // 257).astype("uint8"))
         lost.append("16 bits")
-    as_colour = suffix == ".webp" or (suffix == ".png" and picture.bits == 16 and picture.has_alpha)  # what is grey
+    as_colour = suffix == ".webp" or (picture.bits == 16 and picture.has_alpha)  # what is grey
     if picture.icc and (suffix == ".bmp" or (picture.is_grey and as_colour)):
         picture = replace(picture, icc=None)
         lost.append("colour profile")
@@ -310,8 +339,16 @@ def write_picture(path: Path, picture: Picture, quality: int = 95) -> list[str]:
     return lost
 
 
+def check_suffix(path: Path) -> None:
+    """Raise PoseFRError unless the name ends as that of a file which can be written."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise PoseFRError(f"{path} ends in '{path.suffix}'; expected one of {', '.join(SUFFIXES)}.")
+
+
 def _encode(picture: Picture, suffix: str, quality: int) -> bytes:
     if picture.bits == 16:
+        if picture.pixels.shape[2] == 2:  # OpenCV neither writes nor reads grey with alpha
+            picture = replace(picture, pixels=picture.pixels[..., [0, 0, 0, 1]])
         return _encode_png_16(picture) if suffix == ".png" else _encode_tiff_16(picture)
     from PIL import Image
 
@@ -336,8 +373,6 @@ def _encode_png_16(picture: Picture) -> bytes:
     import cv2
 
     pixels = picture.pixels
-    if pixels.shape[2] == 2:
-        pixels = pixels[..., [0, 0, 0, 1]]  # OpenCV writes no grey with alpha
     if pixels.shape[2] > 1:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     done, encoded = cv2.imencode(".png", pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def parser_stamp(name: str, folders: Sequence[Path] = ()) -> Stamp | None:
 
 
 def _find(kind: _Kind, places: Sequence[Path]) -> Path | None:
-    return next((folder / kind.file for folder in places if (folder / kind.file).is_file()), None)
+    return next((folder / kind.file for folder in places if os.path.isfile(folder / kind.file)), None)
 
 
 def _locate(kind: _Kind, places: list[Path], download: bool, progress: Callable[[int, int], None] | None) -> Path:

@@ -248,20 +248,73 @@ def test_a_report_takes_no_pictures_place_and_is_refused_before_the_work(photo, 
     (tmp_path / "file").write_text("no folder")
     (tmp_path / "folder").mkdir()
     os.link(photo, tmp_path / "linked.png")
+    weights = tmp_path / "mine.pth"
+    weights.write_bytes(b"weights")
     before = photo.read_bytes()
     for report, words in {
         photo: "is one of the pictures and would be overwritten",
         tmp_path / "linked.png": "is one of the pictures and would be overwritten",
         tmp_path / "out" / "photo.png": "is one of the pictures and would be overwritten",
+        weights: "holds the weights in use and would be overwritten",
         tmp_path / "file" / "report.json": "cannot be written",
         tmp_path / "folder": "cannot be written: Is a directory",
     }.items():
-        assert _run(command, photo, "-o", tmp_path / "out", "--report", report) == cli.USAGE
+        given = ("--detector", weights, "--report", report)
+        assert _run(command, photo, "-o", tmp_path / "out", *given) == cli.USAGE
         assert words in capsys.readouterr().err
         assert photo.read_bytes() == before
         assert not (tmp_path / "out").exists()
     assert not models, "no network was loaded for it"
     assert not list((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize("command", ["restore", "detect"])
+def test_a_place_that_takes_no_results_is_told_before_the_work(photo, tmp_path, capsys, models, command):
+    (tmp_path / "file").write_text("no folder")
+    for place in (tmp_path / "file", tmp_path / "file" / "more"):
+        assert _run(command, photo, "-o", place) == cli.USAGE
+        assert "file" in capsys.readouterr().err
+    assert not models
+    shutil.copy(photo, photo.with_suffix(".jfif"))
+    assert _run(command, photo.with_suffix(".jfif"), photo, "-o", tmp_path / "out") == cli.SOME_FAILED
+    assert "photo.jfif ends in '.jfif'; expected one of .png" in capsys.readouterr().err
+    assert (tmp_path / "out" / "photo.png").exists()
+
+
+def test_a_pattern_stands_for_its_files(photo, tmp_path, capsys):
+    shutil.copy(photo, photo.with_name("other[1].png"))
+    assert _run("detect", photo.parent / "*.png") == cli.DONE
+    assert "2 done, 0 failed" in capsys.readouterr().out
+    assert _run("detect", photo.with_name("other[1].png")) == cli.DONE, "a file of that very name"
+    assert _run("detect", photo.parent / "*.tif") == cli.SOME_FAILED
+
+
+def test_other_angles_come_beside_the_upright_one(photo, tmp_path, monkeypatch):
+    seen = []
+    detect = FakeDetector.detect
+
+    def watched(self, images, **options):
+        seen.append(options["angles"])
+        return detect(self, images, **options)
+
+    monkeypatch.setattr(FakeDetector, "detect", watched)
+    assert _run("detect", photo, "--angles", "180", "90") == cli.DONE
+    assert _run("restore", photo, "-o", tmp_path / "out", "--angles", "270") == cli.DONE
+    assert seen == [[0, 90, 180], [0, 270]]
+
+
+def test_without_a_face_a_file_of_the_same_format_is_copied_whatever_its_ending(tmp_path):
+    small = _write(tmp_path / "in" / "small.jpg", np.zeros((32, 32, 3), np.uint8))
+    assert _run("restore", small, "-o", tmp_path / "copy.JPEG") == cli.DONE
+    assert (tmp_path / "copy.JPEG").read_bytes() == small.read_bytes()
+
+
+def test_a_reader_that_has_ended_is_no_crash(tmp_path):
+    command = [sys.executable, "-u", "-m", "posefr", "info"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == cli.NOBODY_READS
 
 
 @pytest.mark.parametrize("option", [("--strength", "1.5"), ("--fidelity", "x"), ("--mask", "star"), ("--size", "-1")])
@@ -292,7 +345,7 @@ def test_the_choices_are_the_librarys():
     assert set(cli.COLOR_MATCHES) == set(COLOR_MATCHES)
 
 
-def test_weights_are_looked_up_where_comfyui_keeps_them(photo, tmp_path, models):
+def test_weights_are_looked_up_where_comfyui_keeps_them(photo, tmp_path, models, capsys):
     library = tmp_path / "models"
     (library / "facedetection").mkdir(parents=True)
     (library / "facerestore_models").mkdir()
@@ -303,6 +356,9 @@ def test_weights_are_looked_up_where_comfyui_keeps_them(photo, tmp_path, models)
     assert models["restorer"]["name"] == "GFPGANv1.4.pth"
     assert models["restorer"]["folders"] == [library / "facerestore_models"]
     plain = tmp_path / "plain"
+    assert _run("restore", photo, "-o", tmp_path / "out", "--models", plain) == cli.USAGE
+    assert "There is no folder" in capsys.readouterr().err
+    plain.mkdir()
     assert _run("restore", photo, "-o", tmp_path / "out", "--models", plain) == cli.DONE
     assert models["detector"]["folders"] == models["restorer"]["folders"] == [plain]
     fresh = tmp_path / "fresh"

@@ -155,6 +155,16 @@ def test_what_is_not_finite_beside_a_small_face_does_not_hide_it(detector, astro
         assert len(detector.detect(spoilt)) == 1
 
 
+def test_values_out_of_range_neither_make_nor_hide_faces(detector, astronaut):
+    spot = astronaut.clone()
+    spot[:, 400:410, 400:410] = 65504  # as an HDR picture may hold
+    spot[:, 420:430, 400:410] = -1e6
+    found, expected = detector.detect(spot), detector.detect(spot.clamp(0, 1))
+    assert len(found) == 1
+    assert torch.equal(found.box, expected.box)
+    assert torch.equal(found.landmarks, expected.landmarks)
+
+
 def test_tiles_change_nothing_in_a_picture_that_is_seen_in_full(detector, astronaut):
     plain, tiled = detector.detect(astronaut), detector.detect(astronaut, tile=128)
     assert torch.equal(plain.box, tiled.box)
@@ -212,6 +222,7 @@ def test_names(tmp_path):
     (tmp_path / "my_RetinaFace.safetensors").touch()
     (tmp_path / "detection_Resnet50_Final.pth").touch()
     (tmp_path / "yolo.pth").touch()
+    (tmp_path / "RetinaFace_folder.pth").mkdir()
     assert detector_names([tmp_path, tmp_path / "absent"])[3:] == ["my_RetinaFace.safetensors"]
 
 

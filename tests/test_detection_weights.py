@@ -151,6 +151,12 @@ def test_files_that_will_not_do_are_named(tmp_path):
     torch.save(state, tmp_path / "less.pth")
     with pytest.raises(PoseFRError, match=r"less.pth does not fit.*fpn.output1.0.weight"):
         load_detector(tmp_path / "less.pth")
+    for odd in ({1: torch.zeros(1)}, {"a": torch.zeros(2).to_sparse()}, {"a": torch.zeros(1, device="meta")}):
+        torch.save(odd, tmp_path / "odd.pth")
+        with pytest.raises(PoseFRError, match=r"odd.pth holds no plain weights"):
+            load_detector(tmp_path / "odd.pth")
+    torch.save(build_network("mobile0.25").state_dict(), tmp_path / "MINE.PTH")
+    assert load_detector(tmp_path / "MINE.PTH", device="cpu").network is not None
     with pytest.raises(PoseFRError, match="There is no detector file"):
         load_detector(tmp_path / "absent.pth")
     with pytest.raises(PoseFRError, match="There is no detector named 'yolo'"):

@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from posefr.errors import PoseFRError
-from posefr.imagefiles import Picture, atomic_file, read_picture, write_picture
+from posefr.imagefiles import Picture, atomic_file, picture_files, read_picture, write_picture
 
 RANDOM = np.random.default_rng(0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -56,14 +57,14 @@ def test_a_16_bit_tiff_whose_white_is_0_is_no_negative(tmp_path):
     np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels[..., 0], ramp)
 
 
-@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("channels", [3, 4])
 def test_other_readers_agree_on_the_16_bit_tiff(tmp_path, channels):
     picture = Picture(_pixels(channels, 16), SRGB)
     write_picture(tmp_path / "a.tif", picture)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         page = file.pages[0]
         np.testing.assert_array_equal(page.asarray(), picture.pixels)
-        assert page.extrasamples == (tifffile.EXTRASAMPLE.UNASSALPHA,)
+        assert page.extrasamples == (tifffile.EXTRASAMPLE.UNASSALPHA,) * (channels - 3)
         assert page.iccprofile == SRGB
 
 
@@ -317,6 +318,40 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         write_half()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
+    real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(real)
+    for content in (b"first", b"second"):
+        with atomic_file(link) as file:
+            file.write(content)
+        assert link.is_symlink()
+        assert real.read_bytes() == content
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_file(pipe) as file:
+        file.write(b"through it")
+    assert os.read(reader, 99) == b"through it"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch, caplog):
+    for name in ("a.png", "sub/b.png", "locked/c.png"):
+        write_picture(tmp_path / name, Picture(_pixels(3, 8)))
+    scandir = os.scandir
+
+    def locked(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert picture_files(tmp_path, nested=True) == [tmp_path / "a.png", tmp_path / "sub" / "b.png"]
+    assert "locked cannot be read: Permission denied" in caplog.text
+    with pytest.raises(PoseFRError, match="locked cannot be read: Permission denied"):
+        picture_files(tmp_path / "locked")
 
 
 def test_a_written_file_has_the_usual_permissions(tmp_path):

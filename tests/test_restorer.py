@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def test_damaged_and_foreign_checkpoints_are_refused_by_name(checkpoint, tmp_pat
     save_file({**tensors, "mean_latent": torch.zeros(3)}, other, metadata)
     refused("does not fit", other)
     save_file(tensors, other, {**metadata, "configuration": '{"size": 100}'})
+    refused("no usable PoseFR configuration", other)
+    endless = json.loads(metadata["configuration"]) | {"blocks": {"4": 10**9, "8": -(10**9)}}
+    save_file(tensors, other, {**metadata, "configuration": json.dumps(endless)})
     refused("no usable PoseFR configuration", other)
 
 

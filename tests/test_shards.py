@@ -77,6 +77,16 @@ def test_a_missing_and_a_broken_shard_are_named(network, tmp_path):
         load_network(first)
 
 
+def test_a_shard_of_other_weights_is_refused(network, tmp_path):
+    for folder in ("one", "two"):
+        save_network(network, tmp_path / folder / "own[1].safetensors", {"note": folder}, shard_mib=0.05)
+    first, second, *_ = sorted((tmp_path / "one").iterdir())
+    assert written_path(tmp_path / "one" / "own[1].safetensors") == first
+    second.write_bytes((tmp_path / "two" / second.name).read_bytes())
+    with pytest.raises(PoseFRError, match="belongs to other weights than the files beside it"):
+        load_network(first)
+
+
 def test_a_tensor_larger_than_a_shard_is_refused(network, tmp_path):
     with pytest.raises(PoseFRError, match=r"alone takes .* MiB; shards of 0\.01 MiB"):
         save_network(network, tmp_path / "own.safetensors", {}, shard_mib=0.01)

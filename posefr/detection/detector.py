@@ -18,7 +18,7 @@ from ..stamps import Stamp, stamp_of
 from .fusion import fused
 from .inference import Candidates, find_candidates
 from .networks import build_network
-from .releases import BUNDLED, RELEASES, SECOND_LOOK, cache_folder, find_file, names_in
+from .releases import BUNDLED, RELEASES, SECOND_LOOK, SUFFIXES, cache_folder, find_file, names_in
 from .releases import download as fetch
 from .second_look import CROP, SecondLook, cut_out, load_second_look, look_again, view_transforms
 from .suppression import same_face, suppress
@@ -247,11 +247,11 @@ def _locate(name: str, folders: list[Path], download: bool, progress: Callable[[
             f"The detector {name} is not in {', '.join(map(str, places))}; fetch {release.url} and put it there, "
             'or pick "bundled".'
         )
-    if Path(name).suffix in (".pth", ".safetensors"):
+    if Path(name).suffix.lower() in SUFFIXES:
         return Path(name)
     raise PoseFRError(
         f"There is no detector named {name!r}; there are {', '.join(detector_names(folders))}, "
-        "or give the path of a .pth or .safetensors file."
+        f"or give the path of a file ending in {', '.join(SUFFIXES)}."
     )
 
 
@@ -273,7 +273,8 @@ def _check(images: Tensor, threshold: float, size: int, angles: Sequence[int], t
 def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
     """[B, H, W, 3] as [B, 3, h, w] float32 on the device, the longer side at most `size` px if that is not 0.
 
-    What is not finite counts as black: one such pixel would hide every face of its image.
+    What is not finite counts as black, and the rest is clamped to 0..1: one such pixel would hide every face of its
+    image, or make some of nothing.
     """
     height, width = images.shape[1:3]
     longer = max(height, width)
@@ -285,7 +286,7 @@ def _shrink(images: Tensor, size: int, device: torch.device) -> Tensor:
 
 
 def _pixels(images: Tensor, device: torch.device) -> Tensor:
-    return images.to(device, torch.float32).nan_to_num(0, 0, 0).permute(0, 3, 1, 2)
+    return images.to(device, torch.float32).nan_to_num(0, 0, 0).clamp(0, 1).permute(0, 3, 1, 2)
 
 
 def _resize(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -16,16 +16,27 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ..errors import PoseFRError
 from ..stamps import Stamp
 
-__all__ = ["BUNDLED", "RELEASES", "SECOND_LOOK", "Release", "cache_folder", "download", "find_file", "names_in"]
+__all__ = [
+    "BUNDLED",
+    "RELEASES",
+    "SECOND_LOOK",
+    "SUFFIXES",
+    "Release",
+    "cache_folder",
+    "download",
+    "find_file",
+    "names_in",
+]
 
 BUNDLED = Path(__file__).resolve().parents[1] / "weights" / "detector.safetensors"
 SECOND_LOOK = BUNDLED.with_name("second_look.safetensors")
-_SUFFIXES = (".safetensors", ".pth")
+SUFFIXES = (".safetensors", ".pth", ".pt")  # of files with weights
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0
 _DATE = 1_640_995_200  # s; the time of change of every file that was fetched: 2022, when they were long published
@@ -90,14 +101,10 @@ def find_file(name: str, folders: Sequence[Path]) -> Path | None:
 def names_in(folders: Sequence[Path]) -> list[str]:
     """The files in the folders that have RetinaFace in their name and are none of the releases."""
     released = {file for release in RELEASES.values() for file in release.files}
-    found = {
-        path.name
-        for folder in folders
-        if Path(folder).is_dir()
-        for path in Path(folder).iterdir()
-        if path.suffix in _SUFFIXES and path.name not in released and "retinaface" in path.name.lower()
-    }
-    return sorted(found)
+    files = {name for folder in folders for _, _, names in islice(os.walk(folder), 1) for name in names}
+    return sorted(
+        name for name in files - released if Path(name).suffix.lower() in SUFFIXES and "retinaface" in name.lower()
+    )
 
 
 def download(release: Release, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -130,7 +137,7 @@ def download(release: Release, folder: Path, progress: Callable[[int, int], None
         partial.chmod(0o644)
         os.utime(partial, (_DATE, _DATE))
         partial.replace(target)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise PoseFRError(f"{release.url} could not be fetched ({error}); {by_hand}.") from error
     finally:
         partial.unlink(missing_ok=True)

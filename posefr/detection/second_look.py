@@ -131,7 +131,7 @@ def cut_out(image: Tensor, transforms: Tensor) -> Tensor:
         x0, y0 = ((reach.amin(0) - margin).long() >> level << level).tolist()
         x1, y1 = (reach.amax(0) + margin).long().tolist()
         x0, y0 = min(max(x0, 0), max(width - margin, 0)), min(max(y0, 0), max(height - margin, 0))
-        part = image[:, :, y0 : max(y1, y0 + margin), x0 : max(x1, x0 + margin)].float().nan_to_num(0, 0, 0)
+        part = image[:, :, y0 : max(y1, y0 + margin), x0 : max(x1, x0 + margin)].float().nan_to_num(0, 0, 0).clamp(0, 1)
         halved = 0
         while halved < level and min(part.shape[2:]) >= 2:
             part, halved = functional.avg_pool2d(part, 2), halved + 1

@@ -30,7 +30,7 @@ def read_state(path: Path, kind: str = "detector") -> dict[str, Tensor]:
     if not os.path.isfile(path):
         raise PoseFRError(f"There is no {kind} file {path}; pick another {kind} or put the file there.")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
@@ -40,9 +40,13 @@ def read_state(path: Path, kind: str = "detector") -> dict[str, Tensor]:
         raise _unreadable(path) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
         raise PoseFRError(f"{path} holds no plain weights; those of a {kind} of facexlib were expected.")
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _unreadable(path: Path) -> PoseFRError:

@@ -80,8 +80,9 @@ def load_network(path: Path) -> tuple[PoseFRNet, dict[str, Any]]:
     try:
         config = PoseFRConfig(**json.loads(metadata["configuration"]))
         provenance = dict(json.loads(metadata.get("provenance", "{}")))
-        if sum(config.blocks.values()) > len(tensors):
-            raise ValueError(f"{sum(config.blocks.values())} blocks of {len(tensors)} tensors")
+        blocks = sum(max(0, count) for count in config.blocks.values())
+        if blocks > len(tensors):
+            raise ValueError(f"{blocks} blocks of {len(tensors)} tensors")
         with torch.device("meta"):  # takes no memory, whatever the configuration asks for
             expected = PoseFRNet(config).state_dict()
     except _UNUSABLE as error:

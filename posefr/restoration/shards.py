@@ -6,12 +6,13 @@ gets all.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import PoseFRError, brief
@@ -66,18 +67,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of all shards where it is one of them, on the CPU.
 
     Raises:
-        PoseFRError: a shard is missing, or a file cannot be read.
+        PoseFRError: a shard is missing or of other weights, or a file cannot be read.
     """
     tensors: dict[str, Tensor] = {}
+    told: dict[str, str] | None = None
     for part in shard_paths(path):
         try:
             with safe_open(part, "pt") as file:
-                tensors.update((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (not a dict)
+                metadata = file.metadata() or {}
+            tensors |= load_file(part)
         except (SafetensorError, OSError) as error:
             raise PoseFRError(
                 f"{part.name} is not a readable safetensors file ({brief(error)}); it may be truncated: download it "
                 "again."
             ) from None
+        if told is not None and metadata != told:
+            raise PoseFRError(f"{part.name} belongs to other weights than the files beside it; download them again.")
+        told = metadata
     return tensors
 
 
@@ -115,7 +121,7 @@ def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pat
     ]  # fmt: skip
     for target, group in zip(paths, groups, strict=True):
         write_safetensors(group, metadata, target)
-    for old in [path, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")]:
+    for old in [path, *path.parent.glob(f"{glob.escape(path.stem)}-*-of-*{path.suffix}")]:
         if old not in paths and whole_name(old) == path.name:
             old.unlink(missing_ok=True)
     return paths
@@ -123,5 +129,7 @@ def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pat
 
 def written_path(path: Path) -> Path:
     """Where weights lie that were written to `path`: there, or in shards, of which this is the first."""
-    shards = [p for p in path.parent.glob(f"{path.stem}-00001-of-*{path.suffix}") if whole_name(p) == path.name]
+    shards = [
+        p for p in path.parent.glob(f"{glob.escape(path.stem)}-00001-of-*{path.suffix}") if whole_name(p) == path.name
+    ]
     return shards[0] if shards else path
