@@ -1059,6 +1059,7 @@ class CropFaces(_Node):
                 ),
                 io.Float.Input(
                     "context",
+                    optional=True,  # prompts of before there was one run as they did
                     default=1.0,
                     min=1.0,
                     max=4.0,
@@ -1089,7 +1090,7 @@ class CropFaces(_Node):
         faces: Faces,
         size: int,
         alignment: str,
-        context: float,
+        context: float = 1.0,
         restorer: Any = None,
     ) -> io.NodeOutput:
         images, _ = _split(image)

@@ -220,7 +220,7 @@ def test_inputs_are_what_execute_takes_and_defaults_are_allowed(pack):
         assert set(taken) == {i.id for i in inputs}
         for widget in inputs:
             optional = getattr(widget, "optional", False) or bool(getattr(widget, "lazy", None))
-            assert optional == (taken[widget.id].default is None), widget.id
+            assert optional == (taken[widget.id].default is not inspect.Parameter.empty), widget.id
             if getattr(widget, "min", None) is not None:
                 assert widget.min <= widget.default <= widget.max, widget.id
             if getattr(widget, "options", None) and widget.default is not None:

@@ -159,6 +159,19 @@ class PaintSegs:
         return (painted,)
 
 
+class SlowImages:
+    """Hands images on, as a sampler would that takes its time."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"images": ("IMAGE",)}})
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "hand_on"
+    CATEGORY = "tests"
+
+    def hand_on(self, images):
+        take_time()
+        return (1 - images,)
+
+
 @PromptServer.instance.routes.get("/tests/networks")
 async def networks(_):
     """How many of each network of ours are in memory."""
@@ -171,6 +184,7 @@ NODE_CLASS_MAPPINGS = {
     "TestTightRestorer": TightRestorer,
     "TestSlowRestorer": SlowRestorer,
     "TestSlowDetector": SlowDetector,
+    "TestSlowImages": SlowImages,
     "TestBareFaceRestoreModel": BareFaceRestoreModel,
     "TestSegs": MakeSegs,
     "TestPaintSegs": PaintSegs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.error import HTTPError
 
 import numpy as np
 import photos
@@ -286,6 +287,36 @@ def test_a_picture_without_a_face_runs_through_every_node(server, pictures):
     entry = server.run(every_node(composed(pictures["noise"])))
     assert np.array_equal(read(server.pictures(entry, "save")[0]), read(server.base / "input" / pictures["noise"]))
     assert report(entry)["per_frame"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("picture", "strength", "runs"), [("noise", 1.0, False), ("face", 0.0, False), ("face", 1.0, True)]
+)
+def test_a_sampler_between_crop_and_paste_runs_only_for_faces_that_are_pasted(
+    server, pictures, picture, strength, runs
+):
+    passes = server.base / "output" / "passes.txt"
+    passes.unlink(missing_ok=True)
+    workflow = composed(pictures[picture])
+    for absent in ("restorer", "restore", "faces"):
+        del workflow[absent]
+    del workflow["crop"]["inputs"]["restorer"]
+    workflow["crop"]["inputs"]["context"] = 1.5
+    workflow["sampler"] = node("TestSlowImages", images=["crop", 1])
+    workflow["paste"]["inputs"] |= {"restored": ["sampler", 0], "strength": strength, "color_match": "none"}
+    entry = server.run(workflow)
+    assert passes.exists() == runs
+    before, after = read(server.base / "input" / pictures[picture]), read(server.pictures(entry, "save")[0])
+    assert np.array_equal(before, after) != runs
+
+
+def test_what_cannot_be_read_is_told_before_anything_runs(server, pictures):
+    workflow = composed(pictures["face"])
+    workflow["select"]["inputs"]["indices"] = "0;2"
+    del workflow["preview"]  # it would run all the same
+    with pytest.raises(HTTPError) as refused:
+        server.queue(workflow)
+    assert "The face indices '0;2' cannot be read" in refused.value.read().decode()
 
 
 def test_a_batch_in_which_one_picture_has_no_face(server, pictures, parser_weights):

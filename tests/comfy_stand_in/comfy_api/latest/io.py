@@ -27,6 +27,7 @@ class _Input:
 @dataclass
 class _WidgetInput:
     id: str
+    optional: bool = False
     default: Any = None
     tooltip: str | None = None
     advanced: bool | None = None
