@@ -1506,18 +1506,29 @@ class RestoreFacesInImage(_Node):
         images, alpha = _split(image)
         finder = _pick_detector(detector)
         fixer = _pick_restorer(restorer) if restorer_model is None else _connected(restorer_model)
-        detecting, restoring, *steadying = host.progress(stages=2 + video)
-        faces, halved = _detect(finder, images, threshold, working_size, angles, detecting)
+
+        def restore() -> tuple[Crops, torch.Tensor, tuple[str, ...]]:
+            """The crops, what became of them, and warnings; the crops of no face where there is none."""
+            detecting, restoring, *steadying = host.progress(stages=2 + video)
+            faces, halved = _detect(finder, images, threshold, working_size, angles, detecting)
+            if video:
+                faces = smooth_faces(track_faces(faces, cuts=find_cuts(images)))
+            faces = select_faces(faces, order="area", limit=limit)
+            crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
+            if not len(faces):
+                return crops, crops.images, (halved,)
+            restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
+            if steadying:
+                restored = steady_restored(restored, faces, device=fixer.device, on_face=steadying[0])
+            return crops, restored, (halved, halved_again)
+
+        fixed_by = fixer if restorer_model is None else restorer_model
+        settings = (finder, fixed_by, fidelity, threshold, limit, video, working_size, angles, seed)
+        crops, restored, warnings = host.same_again(image, settings, restore)
+        faces = crops.faces
         if not len(faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
-            return cls.done(image, nothing, faces, warnings=(_no_face(images, if_no_face, working_size), halved))
-        if video:
-            faces = smooth_faces(track_faces(faces, cuts=find_cuts(images)))
-        faces = select_faces(faces, order="area", limit=limit)
-        crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
-        restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
-        if steadying:
-            restored = steady_restored(restored, faces, device=fixer.device, on_face=steadying[0])
+            return cls.done(image, nothing, faces, warnings=(_no_face(images, if_no_face, working_size), *warnings))
         out, covered = paste_faces(
             images,
             crops,
@@ -1530,7 +1541,7 @@ class RestoreFacesInImage(_Node):
             on_face=_stop_if_asked,
         )
         said = f"{_plural(len(faces), 'face')} restored in {_plural(len(images), 'image')}"
-        return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=(halved, halved_again))
+        return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=warnings)
 
 
 # The registry's tools read this list from the source. ComfyUI does not: it takes the nodes from comfy_entrypoint.

@@ -36,6 +36,7 @@ __all__ = [
     "note",
     "progress",
     "register_folders",
+    "same_again",
     "stop_if_interrupted",
     "with_smaller_batches",
 ]
@@ -138,6 +139,34 @@ def keep(kind: str, key: Callable[[], Hashable], make: Callable[[], Result]) -> 
     return made
 
 
+@dataclass(frozen=True)
+class _Latest:
+    images: weakref.ref[Tensor]
+    settings: tuple[Any, ...]
+    result: Any
+
+
+_latest: _Latest | None = None
+
+
+def same_again(images: Tensor, settings: tuple[Any, ...], make: Callable[[], Result]) -> Result:
+    """What `make` made the last time, if that was for these very images and settings; otherwise what it makes now.
+
+    For a node of several steps, so that a change of the last one's settings does not repeat the first. The host hands
+    on the same tensor as long as nothing before the node has changed. With it goes what was made of it.
+    """
+    global _latest
+    if _latest is None or _latest.images() is not images or _latest.settings != settings:
+        _latest = _Latest(weakref.ref(images, _let_latest_go), settings, make())
+    return _latest.result
+
+
+def _let_latest_go(images: weakref.ref[Tensor]) -> None:
+    global _latest
+    if _latest is not None and _latest.images is images:
+        _latest = None
+
+
 def keep_while(node: Any) -> None:
     """What is kept stays until the last of the nodes that this was called with is gone.
 
@@ -158,7 +187,9 @@ def _let_go() -> None:
 
 def forget() -> None:
     """Let go of all that is kept."""
+    global _latest
     _kept.clear()
+    _latest = None
 
 
 def load(hosted: Hosted[Model], memory: float) -> Model:

@@ -1024,6 +1024,28 @@ def test_what_is_picked_is_loaded_once_and_another_pick_is_another_network(nodes
     assert first is again
 
 
+def test_how_it_is_pasted_may_change_without_restoring_again(nodes, models, images):
+    """In the node that does it all."""
+    looked, restored = models.detectors["bundled"].calls, models.restorers["posefr-256"].batches
+
+    def passes(image, **settings):
+        before = len(looked), len(restored)
+        outputs = run(nodes.RestoreFacesInImage, image=image, **settings).args
+        return (len(looked) - before[0], len(restored) - before[1]), outputs
+
+    assert passes(images)[0] == (1, 1)
+    again, (out, *_) = passes(images, strength=0.0, mask="box", feather=1.0)
+    assert again == (0, 0)
+    assert torch.equal(out, images)
+    for changed in ({"fidelity": 0.1}, {"limit": 1}, {"threshold": 0.3}, {"video": True}, {"seed": 1}):
+        assert passes(images, **changed)[0] == (1, 1), changed
+    other = images.clone()
+    assert passes(other, seed=1)[0] == (1, 1), "other images, though of the same pixels"
+    assert nodes.host._latest is not None
+    del other
+    assert nodes.host._latest is None, "what was made of them goes with them"
+
+
 def test_networks_are_kept_as_long_as_the_host_keeps_a_node(nodes, models, images):
     in_host = [nodes.RestoreFacesInImage(), nodes.LoadDetector()]
     for _ in range(2):

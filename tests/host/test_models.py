@@ -177,6 +177,20 @@ def test_an_interruption_returns_within_one_chunk(server, astronaut, which):
     assert "save" not in entry["outputs"]
 
 
+def test_how_it_is_pasted_may_change_without_restoring_again(server, astronaut):
+    passes = server.base / "output" / "passes.txt"
+    passes.unlink(missing_ok=True)
+    counts = []
+    for changed in ({}, {"strength": 0.5}, {"mask": "box"}, {"fidelity": 0.1}):
+        workflow = one_node(astronaut, **changed)
+        workflow["bundled"] = node("PoseFRLoadRestorer", restorer="posefr-256")
+        workflow["slow"] = node("TestSlowRestorer", restorer=["bundled", 0])
+        workflow["one"]["inputs"]["restorer_model"] = ["slow", 0]
+        server.run(workflow)
+        counts.append(passes.stat().st_size)
+    assert counts == [1, 1, 1, 2]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (16384, 30), (30, 16384)])
 def test_images_of_odd_shapes_come_back_as_they_were(server, size):
     workflow = one_node("unused", working_size=0)
