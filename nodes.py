@@ -590,7 +590,9 @@ class SelectFaces(_Node):
         )
 
     @classmethod
-    def validate_inputs(cls, indices: str | None, tracks: str | None, frames: str | None) -> bool | str:
+    def validate_inputs(
+        cls, indices: str | None = None, tracks: str | None = None, frames: str | None = None
+    ) -> bool | str:
         """Tell before anything runs what cannot be read; a linked text is not there yet."""
         try:
             select_faces(Faces.empty((1, 1), 1), indices=indices or "", tracks=tracks or "", frames=frames or "")
@@ -686,12 +688,11 @@ def _worth_showing(faces: Faces) -> list[int]:
     """The images of a batch that a node shows: all, or of many the first one of each track and some evenly between."""
     if faces.frames <= SHOWN:
         return list(range(faces.frames))
-    first = [int(faces.frame[faces.track == track].min()) for track in faces.track.unique().tolist() if track >= 0]
-    chosen = dict.fromkeys(sorted(first)[:SHOWN])
-    for frame in torch.linspace(0, faces.frames - 1, SHOWN).long().tolist():
-        if len(chosen) < SHOWN:
-            chosen[frame] = None
-    return sorted(chosen)
+    first = {int(faces.frame[faces.track == track].min()) for track in faces.track.unique().tolist() if track >= 0}
+    chosen = sorted(first)[:SHOWN]
+    others = [frame for frame in range(faces.frames) if frame not in chosen]
+    evenly = torch.linspace(0, len(others) - 1, SHOWN - len(chosen)).long().tolist()
+    return sorted(chosen + [others[i] for i in evenly])
 
 
 class TrackFaces(_Node):
@@ -1100,7 +1101,7 @@ class CropFaces(_Node):
             size, alignment, context = model.size, model.frame, 1.0
         (on_face,) = host.progress()
         crops = crop_faces(images, faces, size=size, frame=alignment, context=context, on_face=on_face)
-        heads = host.hand_over(head_mask(size, images.device, context).expand(max(1, len(faces)), -1, -1))
+        heads = host.hand_over(head_mask(size, images.device, context).repeat(max(1, len(faces)), 1, 1))
         if not len(faces):
             blank = _blank(images, size)
             return cls.done(crops, blank, heads.new_zeros(heads.shape), warnings=("No face to crop.",))
@@ -1220,7 +1221,12 @@ class FacePartsMask(_Node):
 
     @classmethod
     def validate_inputs(
-        cls, skin: bool | None, glasses: bool | None, hair: bool | None, hat: bool | None, neck: bool | None
+        cls,
+        skin: bool | None = None,
+        glasses: bool | None = None,
+        hair: bool | None = None,
+        hat: bool | None = None,
+        neck: bool | None = None,
     ) -> bool | str:
         """Tell before anything runs that nothing would be masked; a linked switch is not known yet."""
         return True if any(part is not False for part in (skin, glasses, hair, hat, neck)) else NO_PART
@@ -1507,24 +1513,28 @@ class RestoreFacesInImage(_Node):
         finder = _pick_detector(detector)
         fixer = _pick_restorer(restorer) if restorer_model is None else _connected(restorer_model)
 
-        def restore() -> tuple[Crops, torch.Tensor, tuple[str, ...]]:
-            """The crops, what became of them, and warnings; the crops of no face where there is none."""
+        warnings: list[str] = []
+
+        def restore() -> tuple[Crops, torch.Tensor]:
+            """The crops, and what became of them."""
             detecting, restoring, *steadying = host.progress(stages=2 + video)
             faces, halved = _detect(finder, images, threshold, working_size, angles, detecting)
             if video:
                 faces = smooth_faces(track_faces(faces, cuts=find_cuts(images)))
             faces = select_faces(faces, order="area", limit=limit)
             crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
+            warnings.append(halved)
             if not len(faces):
-                return crops, crops.images, (halved,)
-            restored, halved_again = _restore(fixer, crops.images, fidelity, seed, restoring)
+                return crops, crops.images
+            restored, halved = _restore(fixer, crops.images, fidelity, seed, restoring)
+            warnings.append(halved)
             if steadying:
                 restored = steady_restored(restored, faces, device=fixer.device, on_face=steadying[0])
-            return crops, restored, (halved, halved_again)
+            return crops, restored
 
-        fixed_by = fixer if restorer_model is None else restorer_model
-        settings = (finder, fixed_by, fidelity, threshold, limit, video, working_size, angles, seed)
-        crops, restored, warnings = host.same_again(image, settings, restore)
+        models = (finder, fixer if restorer_model is None else restorer_model)
+        settings = (fidelity, threshold, limit, video, working_size, angles, seed)
+        crops, restored = host.same_again(image, models, settings, restore)
         faces = crops.faces
         if not len(faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
@@ -1541,7 +1551,7 @@ class RestoreFacesInImage(_Node):
             on_face=_stop_if_asked,
         )
         said = f"{_plural(len(faces), 'face')} restored in {_plural(len(images), 'image')}"
-        return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=warnings)
+        return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=tuple(warnings))
 
 
 # The registry's tools read this list from the source. ComfyUI does not: it takes the nodes from comfy_entrypoint.

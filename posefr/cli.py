@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
     except PoseFRError as error:
         print(f"posefr: {error}", file=sys.stderr)
         return USAGE
@@ -408,7 +410,8 @@ def _check_places(args: argparse.Namespace, jobs: Sequence[_Job]) -> None:
         return
     if _identity(report) in {_identity(path) for job in jobs for path in (job.source, job.target) if path is not None}:
         raise PoseFRError(f"{report} is one of the pictures and would be overwritten; give --report another name.")
-    if _identity(report) in {_identity(Path(name)) for name in (args.detector, getattr(args, "restorer", "")) if name}:
+    weights = [name for name in (args.detector, getattr(args, "restorer", "")) if os.path.isfile(name)]
+    if _identity(report) in {_identity(Path(name)) for name in weights}:
         raise PoseFRError(f"{report} holds the weights in use and would be overwritten; give --report another name.")
     if os.path.isdir(report):
         raise PoseFRError(f"{report} cannot be written: Is a directory.")
@@ -416,10 +419,10 @@ def _check_places(args: argparse.Namespace, jobs: Sequence[_Job]) -> None:
 
 
 def _check_writable(path: Path, folder: Path) -> None:
-    while not os.path.lexists(folder):  # it is made when there is something to write
-        folder = folder.parent
+    # It is made when there is something to write.
+    there = next((part for part in (folder, *folder.parents) if os.path.lexists(part)), folder)
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise PoseFRError(f"{path} cannot be written: {error.strerror or error}.") from error
 
@@ -436,9 +439,8 @@ def _identity(path: Path) -> Hashable:
         status = path.stat()
     except OSError:  # there is no file, or can be none of such a name
         return os.path.realpath(path)
-    return (
-        (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
-    )  # some network drives number none
+    number = status.st_ino  # some network drives give none
+    return (status.st_dev, number) if number else os.path.realpath(path)
 
 
 def _is_picture(path: Path) -> bool:

@@ -31,7 +31,7 @@ _OKLAB = (
 )
 
 
-def color_change(restored: Tensor, source: Tensor, method: str) -> Tensor:
+def color_change(restored: Tensor, source: Tensor, method: str, context: float = 1.0) -> Tensor:
     """What gives a restored crop the colours of the crop that it was made from, in few numbers.
 
     Args:
@@ -40,6 +40,7 @@ def color_change(restored: Tensor, source: Tensor, method: str) -> Tensor:
         method: `none`; `mean_std`: means and standard deviations in OKLab, over the face, become the source's;
             `wavelet`: the lowest frequencies, up to 8 cycles a crop, become the source's, the others stay; `detail`:
             the same up to 32 cycles, so that features keep their shape and only fine texture is the restored one's.
+        context: how many times wider than its frame the crop is.
 
     Returns:
         For `apply_color`: nothing; an affine map of colours, [3, 4]; or what is to be added, small, [3, s, s]. The
@@ -49,7 +50,7 @@ def color_change(restored: Tensor, source: Tensor, method: str) -> Tensor:
         return restored.new_zeros(0)
     if method in _LOW_BANDS:
         return (_shrink(source, _LOW_BANDS[method]) - _shrink(restored, _LOW_BANDS[method]))[0]
-    weight = face_weight(_STATISTICS_SIZE, restored.device).reshape(-1, 1)
+    weight = face_weight(_STATISTICS_SIZE, restored.device, context).reshape(-1, 1)
     small, wanted = (_shrink(crop, _STATISTICS_SIZE)[0].flatten(1).T for crop in (restored, source))
     (mean, deviation), (wanted_mean, wanted_deviation) = (
         _statistics(srgb_to_oklab(colors), weight) for colors in (small, wanted)

@@ -53,7 +53,8 @@ def paste_faces(
     can show: the image's own detail above the crop's resolution stays, so that large faces do not become soft. From a
     crop of the image's resolution to one of 1.5 times that, the share of detail kept falls from all to nothing.
 
-    Where faces overlap the larger one, which is nearer, lies on top; its feathered edge blends into the smaller one.
+    Where faces overlap the larger one, which is nearer, lies on top (of two tracks the one that is larger over some 50
+    frames); its feathered edge blends into the smaller one.
 
     Args:
         images: [B, H, W, C] floats, 0..1, C = 3 or more; channels after the third are handed through. They may also be
@@ -115,7 +116,7 @@ def paste_faces(
     changes = []
     for i, picture in enumerate(restored):
         source = crops.images[i].to(device) if as_cropped else own(i)
-        changes.append(color_change(picture.to(device, torch.float32), source, color_match))
+        changes.append(color_change(picture.to(device, torch.float32), source, color_match, crops.context))
         if on_face is not None:
             on_face(0, count)
     # Those of a track are smoothed over its frames, so that they do not flicker.

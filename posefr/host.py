@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .devices import desk_of
+
 __all__ = [
     "DETECTOR_FOLDERS",
     "PARSER_FOLDERS",
@@ -78,8 +80,8 @@ class Hosted(Generic[Model]):
 
     @property
     def device(self) -> torch.device | None:
-        """The compute device; None outside ComfyUI."""
-        return None if self.patcher is None else self.patcher.load_device
+        """Where pictures are worked on beside the network; None outside ComfyUI."""
+        return None if self.patcher is None else desk_of(self.patcher.load_device)
 
 
 def _host(module: str) -> Any:
@@ -142,23 +144,33 @@ def keep(kind: str, key: Callable[[], Hashable], make: Callable[[], Result]) -> 
 @dataclass(frozen=True)
 class _Latest:
     images: weakref.ref[Tensor]
+    models: tuple[weakref.ref[Any], ...]
     settings: tuple[Any, ...]
     result: Any
+
+    def was_for(self, images: Tensor, models: Sequence[Any], settings: tuple[Any, ...]) -> bool:
+        made_by = [model() for model in self.models]
+        same_models = len(made_by) == len(models) and all(a is b for a, b in zip(made_by, models, strict=True))
+        return self.images() is images and same_models and self.settings == settings
 
 
 _latest: _Latest | None = None
 
 
-def same_again(images: Tensor, settings: tuple[Any, ...], make: Callable[[], Result]) -> Result:
-    """What `make` made the last time, if that was for these very images and settings; otherwise what it makes now.
+def same_again(images: Tensor, models: Sequence[Any], settings: tuple[Any, ...], make: Callable[[], Result]) -> Result:
+    """What `make` made the last time, if that was for these very images, models and settings, or what it makes now.
 
     For a node of several steps, so that a change of the last one's settings does not repeat the first. The host hands
-    on the same tensor as long as nothing before the node has changed. With it goes what was made of it.
+    on the same tensor as long as nothing before the node has changed. With it goes what was made of it; models are not
+    kept by this.
     """
     global _latest
-    if _latest is None or _latest.images() is not images or _latest.settings != settings:
-        _latest = _Latest(weakref.ref(images, _let_latest_go), settings, make())
-    return _latest.result
+    if _latest is not None and _latest.was_for(images, models, settings):
+        return _latest.result
+    _latest = None  # before there is something new to hold
+    result = make()
+    _latest = _Latest(weakref.ref(images, _let_latest_go), tuple(map(weakref.ref, models)), settings, result)
+    return result
 
 
 def _let_latest_go(images: weakref.ref[Tensor]) -> None:
@@ -186,7 +198,7 @@ def _let_go() -> None:
 
 
 def forget() -> None:
-    """Let go of all that is kept."""
+    """Let go of all that is kept here. What the host still holds is found again."""
     global _latest
     _kept.clear()
     _latest = None
@@ -199,7 +211,7 @@ def load(hosted: Hosted[Model], memory: float) -> Model:
         management.load_models_gpu([hosted.patcher], memory_required=memory, force_full_load=True)
         # With --novram the host leaves a network of plain torch layers where it is, and it may take one for loaded
         # that another node has taken away. Where it streams weights as they are needed, it has moved what it must.
-        streams = getattr(hosted.patcher, "is_dynamic", bool)()
+        streams = getattr(hosted.patcher, "is_dynamic", lambda: False)()
         if hosted.moved_by_others or not streams:
             hosted.model.network.to(hosted.patcher.load_device)
     return hosted.model

@@ -177,8 +177,8 @@ def picture_files(folder: Path, nested: bool = False) -> list[Path]:
     found = []
     for root, inside, names in os.walk(folder, onerror=tell):
         inside[:] = [name for name in inside if nested and not name.startswith(".")]
-        found += [Path(root, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    return sorted(found)
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and os.path.isfile(path))
 
 
 def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:

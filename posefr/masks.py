@@ -119,9 +119,9 @@ def shape_distance(shape: str, u: Tensor, v: Tensor, outline: Tensor | None = No
     return distance
 
 
-def face_weight(size: int, device: torch.device | str) -> Tensor:
+def face_weight(size: int, device: torch.device | str, context: float = 1.0) -> Tensor:
     """[size, size]: how much each pixel of an upright crop counts for what is measured over the face; they sum to 1."""
-    weight = head_mask(size, device)
+    weight = head_mask(size, device, context)
     return weight / weight.sum()
 
 

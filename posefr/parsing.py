@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .batching import batches
 from .detection import ensure_torchvision
-from .detection.releases import Release, cache_folder
+from .detection.releases import SUFFIXES, Release, cache_folder
 from .detection.releases import download as fetch
 from .detection.weights import read_state
 from .devices import default_device
@@ -167,12 +167,12 @@ def load_parser(
     places = [Path(folder) for folder in folders] or [cache_folder()]
     if name in _KINDS:
         path = _locate(_KINDS[name], places, download, progress)
-    elif Path(name).suffix in (".pth", ".safetensors"):
+    elif Path(name).suffix.lower() in SUFFIXES:
         path = Path(name)
     else:
         raise PoseFRError(
-            f"There is no face parser named {name!r}; pick {' or '.join(PARSERS)}, or give the path of a .pth or "
-            ".safetensors file."
+            f"There is no face parser named {name!r}; pick {' or '.join(PARSERS)}, or give the path of a file that "
+            f"ends in {', '.join(SUFFIXES)}."
         )
     state = read_state(path, "face parser")
     kind = next((kind for kind, known in _KINDS.items() if known.telling in state), "")

@@ -68,10 +68,10 @@ def steady_restored(
             crop, guide = seen[row]
             total, weights = crop.clone(), torch.ones_like(crop[0])
             for other, in_time in near.items():
-                crop, other_guide = seen[other]
+                other_crop, other_guide = seen[other]
                 weight = in_time * torch.exp(-math.log(2) * _unlike(guide, other_guide))
                 weight = F.interpolate(weight[None, None], size=list(crop.shape[1:]), mode="bilinear")[0, 0]
-                total.addcmul_(crop, weight)
+                total.addcmul_(other_crop, weight)
                 weights += weight
             steady[row] = (total / weights).movedim(0, 2)
             done += 1

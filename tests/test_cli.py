@@ -281,6 +281,13 @@ def test_a_place_that_takes_no_results_is_told_before_the_work(photo, tmp_path, 
     assert (tmp_path / "out" / "photo.png").exists()
 
 
+def test_a_place_without_any_folder_that_exists_is_told(photo, tmp_path, monkeypatch, capsys):
+    """As on Windows where there is no such drive."""
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    assert _run("restore", photo, "-o", tmp_path / "no" / "drive") == cli.USAGE
+    assert "drive cannot be written: No such file or directory" in capsys.readouterr().err
+
+
 def test_a_pattern_stands_for_its_files(photo, tmp_path, capsys):
     shutil.copy(photo, photo.with_name("other[1].png"))
     assert _run("detect", photo.parent / "*.png") == cli.DONE
@@ -310,8 +317,15 @@ def test_without_a_face_a_file_of_the_same_format_is_copied_whatever_its_ending(
 
 
 def test_a_reader_that_has_ended_is_no_crash(tmp_path):
-    command = [sys.executable, "-u", "-m", "posefr", "info"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "posefr", "info"],
+        cwd=ROOT,
+        env=buffered,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == cli.NOBODY_READS

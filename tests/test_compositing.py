@@ -18,7 +18,7 @@ from posefr.compositing import paste_faces
 from posefr.errors import PoseFRError
 from posefr.faces import Faces
 from posefr.geometry import Crops, crop_faces
-from posefr.masks import MASK_SHAPES, feather_inwards
+from posefr.masks import MASK_SHAPES, feather_inwards, head_mask
 
 # A face of unit size: the ffhq square around it has the side 8 and its centre at (0, 0.22).
 FACE = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.2], [-0.8, 2.2], [0.8, 2.2]])
@@ -421,6 +421,16 @@ def test_of_a_crop_with_context_the_frame_is_pasted(photo: Tensor, restored_size
     _, all_of_it = paste_faces(photo, wide, white, mask=torch.ones(1, 32, 32), feather=0)
     _, box = paste_faces(photo, wide, white, mask="box", feather=0)
     assert all_of_it.sum() > 1.2 * box.sum(), "a mask of one's own may cover what is around the face"
+
+
+@pytest.mark.parametrize("context", [1.0, 2.0])
+def test_colors_are_matched_over_the_face_whatever_is_around_it(photo: Tensor, context: float) -> None:
+    crops = crop_faces(photo, crops_of(photo, [ASTRONAUT]).faces, 256, context=context)
+    head = head_mask(256, "cpu", context)
+    darker = (crops.images - 0.12 * head[:, :, None]).clamp(0, 1)
+    out, covered = paste_faces(photo, crops, darker, mask=(head > 0).float()[None], color_match="mean_std", feather=0)
+    left = (out - photo)[covered > 0.99].mean()
+    assert abs(float(left)) < 4 / 255
 
 
 def test_a_mask_that_fits_both_is_told_apart_by_its_space() -> None:

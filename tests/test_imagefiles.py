@@ -340,6 +340,8 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
 def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch, caplog):
     for name in ("a.png", "sub/b.png", "locked/c.png"):
         write_picture(tmp_path / name, Picture(_pixels(3, 8)))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.png")
     scandir = os.scandir
 
     def locked(path):

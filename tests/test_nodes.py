@@ -14,6 +14,8 @@ import inspect
 import json
 import subprocess
 import sys
+import weakref
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -380,7 +382,12 @@ def test_of_a_long_batch_some_images_are_shown_and_all_are_handed_on(nodes, comf
     assert len(shown.args[0]) == 60
     assert len(shown.ui["images"]) == nodes.SHOWN
     assert comfy.notes["7"].endswith(f"faces; {nodes.SHOWN} of 60 images shown here, all of them handed on")
-    assert {0, 51} <= set(nodes._worth_showing(late)), "the first image of each track"
+    for first in range(1, 60):
+        late = dataclasses.replace(faces, track=torch.where(frame < first, 0, 7))
+        chosen = nodes._worth_showing(late)
+        assert len(chosen) == nodes.SHOWN
+        assert {0, first} <= set(chosen), "the first image of each track"
+        assert max(b - a for a, b in pairwise(chosen)) <= 4, "and the rest evenly between"
     many = dataclasses.replace(faces, track=frame)
     assert nodes._worth_showing(many) == list(range(nodes.SHOWN))
 
@@ -1044,6 +1051,13 @@ def test_how_it_is_pasted_may_change_without_restoring_again(nodes, models, imag
     assert nodes.host._latest is not None
     del other
     assert nodes.host._latest is None, "what was made of them goes with them"
+    restorer = models.restorers["posefr-256"]
+    outcome = weakref.ref(nodes.host.same_again(images, [restorer], (1,), lambda: images + 1))
+    assert outcome() is not None
+    nodes.host.same_again(images, [restorer], (2,), lambda: [outcome() is None])
+    assert nodes.host.same_again(images, [restorer], (2,), lambda: None) == [True], (
+        "the old goes before the new is made"
+    )
 
 
 def test_networks_are_kept_as_long_as_the_host_keeps_a_node(nodes, models, images):
@@ -1098,6 +1112,7 @@ def test_what_cannot_be_read_is_told_before_anything_runs(nodes):
     assert check(indices="0,2-4", tracks="", frames=None) is True
     assert check(indices="0;2", tracks="", frames="").startswith("The face indices '0;2' cannot be read")
     assert check(indices="", tracks="x", frames="").startswith("The tracks 'x' cannot be read")
+    assert check() is nodes.FacePartsMask.validate_inputs() is True, "the host tells what lacks"
     parts = dict.fromkeys(nodes.PARTS, False)
     assert nodes.FacePartsMask.validate_inputs(**parts) == nodes.NO_PART
     assert nodes.FacePartsMask.validate_inputs(**{**parts, "hair": None}) is True

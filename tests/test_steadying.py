@@ -50,6 +50,9 @@ def test_where_it_is_computed_does_not_matter() -> None:
     steady = steady_restored(shaky, faces, device=torch.device("cpu"))
     assert steady.dtype == torch.float16
     assert torch.equal(steady, steady_restored(shaky, faces))
+    # A device without numbers takes every step, and only the way back from it fails.
+    with pytest.raises(NotImplementedError, match="meta"):
+        steady_restored(shaky, faces, device=torch.device("meta"))
 
 
 def test_a_mouth_that_opens_is_not_blurred_over_time() -> None:
