@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from posefr.errors import PoseFRError
+from posefr.restoration.chroma import luma_and_colors, with_green
 from posefr.training.adversarial import discriminator_loss, feature_distance, generator_loss, r1_penalty, same_squares
 from posefr.training.discriminator import Discriminator
 from posefr.training.identity import ARCFACE_POINTS, IdentityLoss, align
@@ -117,6 +118,12 @@ def test_the_region_loss_counts_an_error_at_the_eye_and_not_in_the_corner():
     assert region_loss(at_eye, target, FACE) > 20 * (region_loss(at_corner, target, FACE) - 1e-3)
 
 
+def with_colors(pictures, strength):
+    """Their luma, with colours that much stronger."""
+    light, colors = luma_and_colors(pictures)
+    return light + with_green(strength * colors)
+
+
 def test_amount_and_structure_of_detail_count_each_for_itself():
     torch.manual_seed(0)
     first, other = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
@@ -137,6 +144,11 @@ def test_amount_and_structure_of_detail_count_each_for_itself():
     assert detail_distances(first, smooth)[0] > 2, "and where there is none, it is too much"
     coarse = torch.nn.functional.interpolate(first[..., ::4, ::4], scale_factor=4, mode="bicubic")
     assert detail_distances(0.5 + 0.2 * (coarse - 0.5), coarse)[0] > 5, "weaker outlines lack as much as weaker pores"
+    colorful = with_colors(first, 3.0)
+    amount, structure = detail_distances(colorful, first)
+    assert amount > 0.3, "colours that are too strong"
+    assert structure < 0.01, "in the right places"
+    assert detail_distances(with_colors(first, 0.3), first)[0] > 0.3, "or too weak"
     mixed = torch.stack((first[0], other[1]))
     assert detail_distances(mixed, first, torch.tensor([1.0, 0.0]))[1] < 0.01
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..color import luma
+from ..restoration.chroma import luma_and_colors
 
 __all__ = [
     "LEAST_ERROR",
@@ -29,6 +30,7 @@ LEAST_ERROR = 2e-5  # 47 dB: a squared error below which a face counts as perfec
 
 _CELLS = (2, 4, 8)  # px; one position of the network's features paints 4 or 8, and they may alternate within
 _DETAIL_BANDS = 3
+_COLORS = 0.5  # what the amount of a colour's detail counts against luma's
 _WINDOW = 8  # px of a band, or cells
 _LEAST_DETAIL = 1 / 255  # deviation of what counts as no detail
 _SPECTRUM = 32  # px of the windows whose spectra are taken
@@ -85,6 +87,7 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
 
     The mean squared error makes detail as weak as it is uncertain. These two do not: contrast and structure of SSIM
     (Wang et al. 2004), each for itself, in windows of luma's three finest bands, each half as large as the one before.
+    Of the two colours, red and blue less the luma, the amount counts too.
 
     Args:
         weight: [B], of the images.
@@ -96,7 +99,8 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
             skin that becomes leather.
         structure: 1 less the mean correlation of the bands; how strong detail is does not count.
     """
-    first, second = _luma(image), _luma(target)
+    first, second = (torch.cat(luma_and_colors(picture.float()), 1) for picture in (image, target))
+    shares = torch.tensor((1.0, _COLORS, _COLORS), device=image.device)
     amount, structure = torch.zeros(2, len(image), device=image.device)
     for band in range(_DETAIL_BANDS):
         (ours, first), (wanted, second) = _band(first), _band(second)
@@ -105,10 +109,10 @@ def detail_distances(image: Tensor, target: Tensor, weight: Tensor | None = None
         excess = energy.log() - wanted_energy.log()
         right = correlation.detach().clamp_min(0)
         counts = torch.where(excess > 0, 1.0, right)
-        amount = amount + (excess.square() * counts).mean((1, 2, 3)) / _DETAIL_BANDS
+        amount = amount + (excess.square() * counts).mean((2, 3)) @ shares / _DETAIL_BANDS
         if band == 0:
-            amount = amount + (F.relu(-excess) * right).mean((1, 2, 3))
-        structure = structure + (1 - correlation).mean((1, 2, 3)) / _DETAIL_BANDS
+            amount = amount + (F.relu(-excess) * right)[:, 0].mean((1, 2))
+        structure = structure + (1 - correlation)[:, 0].mean((1, 2)) / _DETAIL_BANDS
     if weight is not None:
         amount, structure = amount * weight, structure * weight
     return amount.mean(), structure.mean()
