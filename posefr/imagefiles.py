@@ -165,10 +165,13 @@ def read_picture(path: Path) -> Picture:
 def picture_files(folder: Path, nested: bool = False) -> list[Path]:
     """The picture files of a folder, sorted, with `nested` those of its sub-folders too; hidden ones are left out.
 
-    A sub-folder that cannot be read is logged and left out. Raises PoseFRError if the folder itself cannot be read.
+    A folder that is not there has none. A sub-folder that cannot be read is logged and left out. Raises PoseFRError if
+    the folder itself cannot be read.
     """
 
     def tell(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return
         said = f"The folder {error.filename} cannot be read: {error.strerror}."
         if error.filename == os.fspath(folder):
             raise PoseFRError(said) from error

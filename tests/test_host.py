@@ -39,8 +39,11 @@ def test_the_same_calls_work_without_a_host():
 
 @pytest.mark.parametrize("of_host", [False, True])
 def test_a_network_that_another_node_took_away_is_brought_back(monkeypatch, of_host):
-    """Where the host gives upscale models no patcher, it takes them for loaded although its own node moved them."""
-    patcher = SimpleNamespace(load_device="meta")
+    """Where the host gives upscale models no patcher, it takes them for loaded although its own node moved them.
+
+    What it streams by a patcher of its own is left to it.
+    """
+    patcher = SimpleNamespace(load_device="meta", is_dynamic=lambda: True)
     management = SimpleNamespace(
         get_torch_device=lambda: "meta", unet_offload_device=lambda: "cpu", load_models_gpu=lambda *_, **__: None
     )

@@ -352,6 +352,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(os, "scandir", locked)
     assert picture_files(tmp_path, nested=True) == [tmp_path / "a.png", tmp_path / "sub" / "b.png"]
     assert "locked cannot be read: Permission denied" in caplog.text
+    assert picture_files(tmp_path / "absent") == []
     with pytest.raises(PoseFRError, match="locked cannot be read: Permission denied"):
         picture_files(tmp_path / "locked")
 
