@@ -1101,10 +1101,10 @@ class CropFaces(_Node):
             size, alignment, context = model.size, model.frame, 1.0
         (on_face,) = host.progress()
         crops = crop_faces(images, faces, size=size, frame=alignment, context=context, on_face=on_face)
-        heads = host.hand_over(head_mask(size, images.device, context).repeat(max(1, len(faces)), 1, 1))
+        heads = host.hand_over(head_mask(size, images.device, context).expand(max(1, len(faces)), -1, -1))
         if not len(faces):
             blank = _blank(images, size)
-            return cls.done(crops, blank, heads.new_zeros(heads.shape), warnings=("No face to crop.",))
+            return cls.done(crops, blank, torch.zeros_like(heads), warnings=("No face to crop.",))
         return cls.done(crops, host.hand_over(crops.images), heads, said=f"{_plural(len(faces), 'face')}, {size} px")
 
 

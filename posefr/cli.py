@@ -213,7 +213,6 @@ def _restore(args: argparse.Namespace) -> int:
         from .selection import picked_numbers
 
         assert job.target is not None
-        check_suffix(job.target)
         picture = read_picture(job.source)
         image = picture.image.to(desk_of(_device(args.device)))
         result, fitted = with_smaller_batches(
@@ -274,8 +273,6 @@ def _detect(args: argparse.Namespace) -> int:
         from .report import face_records
         from .selection import picked_numbers, select_faces
 
-        if job.target is not None:
-            check_suffix(job.target)
         picture = read_picture(job.source)
         found = detector.detect(
             picture.image.to(desk_of(_device(args.device))),
@@ -351,6 +348,8 @@ def _run_each(jobs: Sequence[_Job], work: Callable[[_Job], dict[str, Any]], reco
             started = time.perf_counter()
             record: dict[str, Any] = {"input": str(job.source)}
             try:
+                if job.target is not None:
+                    check_suffix(job.target)
                 record |= work(job)
                 said, stream = f"{job.source}: {record.pop('said')}", sys.stdout
             # PyTorch tells of memory and devices by RuntimeError: that ends this file's work, not the others'.

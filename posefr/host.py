@@ -150,8 +150,7 @@ class _Latest:
 
     def was_for(self, images: Tensor, models: Sequence[Any], settings: tuple[Any, ...]) -> bool:
         made_by = [model() for model in self.models]
-        same_models = len(made_by) == len(models) and all(a is b for a, b in zip(made_by, models, strict=True))
-        return self.images() is images and same_models and self.settings == settings
+        return self.images() is images and made_by == [*models] and self.settings == settings
 
 
 _latest: _Latest | None = None
