@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -39,7 +39,9 @@ from .posefr.restoration import load_restorer, restorer_from, restorer_names, re
 from .posefr.selection import ORDERS, select_faces, split_faces
 from .posefr.sharpness import face_sharpness
 from .posefr.steadying import steady_restored
+from .posefr.streaming import find_faces_in_parts, restore_in_parts
 from .posefr.tracking import smooth_faces, track_faces
+from .posefr.videofiles import VideoClip, write_video
 
 Detector = io.Custom("POSEFR_DETECTOR")
 Restorer = io.Custom("POSEFR_RESTORER")
@@ -221,8 +223,8 @@ def _halved(asked: int, fitted: int, noun: str) -> str:
     return f"Memory ran out with {_plural(asked, noun)} at a time; done with {fitted} at a time."
 
 
-def _no_face(images: torch.Tensor, if_no_face: str, size: int) -> str:
-    said, longer = f"No face found in {_plural(len(images), 'image')}", max(images.shape[1:3])
+def _no_face(searched: Faces, noun: str, if_no_face: str, size: int) -> str:
+    said, longer = f"No face found in {_plural(searched.frames, noun)}", max(searched.image_size)
     if 0 < size < longer:
         said += f" of {longer} px, searched at a working_size of {size}"
     if if_no_face == RAISE:
@@ -477,7 +479,7 @@ class DetectFaces(_Node):
         (on_chunk,) = host.progress()
         faces, halved = _detect(detector, images, threshold, working_size, angles, on_chunk, tile_size)
         if not len(faces):
-            return cls.done(faces, 0, warnings=(_no_face(images, if_no_face, working_size), halved))
+            return cls.done(faces, 0, warnings=(_no_face(faces, "image", if_no_face, working_size), halved))
         said = f"{_plural(len(faces), 'face')} in {_plural(len(images), 'image')}"
         return cls.done(faces, len(faces), said=said, warnings=(halved,))
 
@@ -1423,6 +1425,49 @@ def _stop_if_asked(done: int, total: int) -> None:
     host.stop_if_interrupted()
 
 
+def _model_inputs() -> list[Any]:
+    return [
+        io.Combo.Input(
+            "restorer",
+            options=restorer_names(host.folders(host.RESTORER_FOLDERS)),
+            tooltip="The network that restores: posefr-256 is bundled; others are files in models/posefr or "
+            "models/facerestore_models.",
+        ),
+        io.Combo.Input(
+            "detector",
+            options=detector_names(host.folders(host.DETECTOR_FOLDERS)),
+            tooltip="The network that finds faces. bundled needs no download.",
+        ),
+    ]
+
+
+def _limit(of: str) -> Any:
+    return io.Int.Input(
+        "limit",
+        default=0,
+        min=0,
+        max=1000,
+        tooltip=f"Restore only the largest faces of each {of}, at most this many; 0 restores all.",
+    )
+
+
+def _restorer_model() -> Any:
+    return io.MultiType.Input(
+        "restorer_model",
+        types=RESTORERS,
+        optional=True,
+        tooltip="Takes the place of restorer: from Load Face Restorer, from another pack's face "
+        "restore model loader, or from Load Upscale Model.",
+    )
+
+
+def _model_stamps(restorer: str | None, detector: str | None) -> Any:
+    return (
+        _stamp(restorer_stamp, restorer, host.RESTORER_FOLDERS),
+        _stamp(detector_stamp, detector, host.DETECTOR_FOLDERS),
+    )
+
+
 class RestoreFacesInImage(_Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -1433,27 +1478,11 @@ class RestoreFacesInImage(_Node):
             description="Finds every face, restores it and pastes it back, all in one node, for one image or a batch.",
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch; RGBA keeps its alpha."),
-                io.Combo.Input(
-                    "restorer",
-                    options=restorer_names(host.folders(host.RESTORER_FOLDERS)),
-                    tooltip="The network that restores: posefr-256 is bundled; others are files in models/posefr or "
-                    "models/facerestore_models.",
-                ),
-                io.Combo.Input(
-                    "detector",
-                    options=detector_names(host.folders(host.DETECTOR_FOLDERS)),
-                    tooltip="The network that finds faces. bundled needs no download.",
-                ),
+                *_model_inputs(),
                 _fidelity(),
                 *_paste_inputs(),
                 _threshold(),
-                io.Int.Input(
-                    "limit",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    tooltip="Restore only the largest faces of each image, at most this many; 0 restores all.",
-                ),
+                _limit("image"),
                 io.Boolean.Input(
                     "video",
                     default=False,
@@ -1464,13 +1493,7 @@ class RestoreFacesInImage(_Node):
                 _working_size(),
                 _angles(),
                 _seed(),
-                io.MultiType.Input(
-                    "restorer_model",
-                    types=RESTORERS,
-                    optional=True,
-                    tooltip="Takes the place of restorer: from Load Face Restorer, from another pack's face "
-                    "restore model loader, or from Load Upscale Model.",
-                ),
+                _restorer_model(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The image with its faces restored."),
@@ -1483,10 +1506,7 @@ class RestoreFacesInImage(_Node):
 
     @classmethod
     def fingerprint_inputs(cls, restorer: str | None, detector: str | None, **_: Any) -> Any:
-        return (
-            _stamp(restorer_stamp, restorer, host.RESTORER_FOLDERS),
-            _stamp(detector_stamp, detector, host.DETECTOR_FOLDERS),
-        )
+        return _model_stamps(restorer, detector)
 
     @classmethod
     def execute(
@@ -1538,7 +1558,8 @@ class RestoreFacesInImage(_Node):
         faces = crops.faces
         if not len(faces):
             nothing = host.hand_over(images.new_zeros(images.shape[:3]))
-            return cls.done(image, nothing, faces, warnings=(_no_face(images, if_no_face, working_size), *warnings))
+            reason = _no_face(faces, "image", if_no_face, working_size)
+            return cls.done(image, nothing, faces, warnings=(reason, *warnings))
         out, covered = paste_faces(
             images,
             crops,
@@ -1554,9 +1575,129 @@ class RestoreFacesInImage(_Node):
         return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=tuple(warnings))
 
 
+def _counted(parts: Iterable[torch.Tensor], total: int, stage: host.Stage) -> Iterator[torch.Tensor]:
+    """Parts of a video, with the bar moved when one has been worked on."""
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        stage(done, max(done, total))
+
+
+class RestoreFacesInVideo(_Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PoseFRRestoreFacesInVideo",
+            display_name="Restore Faces In Video (PoseFR)",
+            category=CATEGORY,
+            description="Finds every face of a video, follows it from cut to cut, restores, steadies and pastes it "
+            "back, all in one node. Only a few frames are in memory at a time, so that the video may be of any length.",
+            inputs=[
+                io.Video.Input("video", tooltip="From Load Video, or from Create Video."),
+                *_model_inputs(),
+                _fidelity(),
+                *_paste_inputs(),
+                _threshold(),
+                _limit("frame"),
+                _if_no_face("the video unchanged"),
+                _working_size(),
+                _angles(),
+                _seed(),
+                io.Int.Input(
+                    "quality",
+                    default=17,
+                    min=0,
+                    max=51,
+                    tooltip="How strongly the video is compressed, as H.264's constant rate factor: 0 is the best and "
+                    "the largest, 17 hard to tell from the original, 23 smaller. Save Video keeps this compression "
+                    "where its format and codec are auto.",
+                    **RARE,
+                ),
+                _restorer_model(),
+            ],
+            outputs=[
+                io.Video.Output(
+                    display_name="video",
+                    tooltip="The video with its faces restored and its sound, as a temporary file: connect Save Video.",
+                ),
+                FacesSocket.Output(display_name="faces", tooltip="The faces that were restored."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **_aliases("restore video", "video face restore", "long video", "low memory video"),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, restorer: str | None, detector: str | None, **_: Any) -> Any:
+        return _model_stamps(restorer, detector)
+
+    @classmethod
+    def execute(
+        cls,
+        video: Any,
+        restorer: str,
+        detector: str,
+        fidelity: float,
+        strength: float,
+        mask: str,
+        feather: float,
+        color_match: str,
+        grow: float,
+        threshold: float,
+        limit: int,
+        if_no_face: str,
+        working_size: int,
+        angles: str,
+        seed: int,
+        quality: int,
+        restorer_model: Any = None,
+    ) -> io.NodeOutput:
+        clip = VideoClip(*host.video_source(video))
+        finder = _pick_detector(detector)
+        fixer = _pick_restorer(restorer) if restorer_model is None else _connected(restorer_model)
+        finding, restoring = host.progress(stages=2)
+        warnings: dict[str, None] = {}  # each once, in their order
+
+        def detect(part: torch.Tensor) -> Faces:
+            faces, halved = _detect(finder, part, threshold, working_size, angles, finding.standing())
+            warnings[halved] = None
+            return faces
+
+        def restore(crops: torch.Tensor) -> torch.Tensor:
+            restored, halved = _restore(fixer, crops, fidelity, seed, restoring.standing())
+            warnings[halved] = None
+            return restored
+
+        faces = find_faces_in_parts(_counted(clip.parts(), clip.frames, finding), detect)
+        faces = select_faces(faces, order="area", limit=limit)
+        if not len(faces):
+            reason = _no_face(faces, "frame", if_no_face, working_size)
+            return cls.done(video, faces, warnings=(reason, *warnings))
+        if strength == 0:
+            return cls.done(video, faces, warnings=("The strength is 0: passed through unchanged.", *warnings))
+        path = host.temporary_file(".mp4")
+        parts = restore_in_parts(
+            _counted(clip.parts(), faces.frames, restoring),
+            faces,
+            restore,
+            size=fixer.model.size,
+            frame=fixer.model.frame,
+            color_match=color_match,
+            device=fixer.device,
+            mask=mask,
+            feather=feather,
+            grow=grow,
+            strength=strength,
+        )
+        write_video(path, parts, clip, quality=quality)
+        said = f"{_plural(len(faces.track.unique()), 'face')} restored in {_plural(faces.frames, 'frame')}"
+        return cls.done(host.video(path), faces, said=said, warnings=tuple(warnings))
+
+
 # The registry's tools read this list from the source. ComfyUI does not: it takes the nodes from comfy_entrypoint.
 NODE_CLASS_MAPPINGS = {
     "PoseFRRestoreFacesInImage": RestoreFacesInImage,
+    "PoseFRRestoreFacesInVideo": RestoreFacesInVideo,
     "PoseFRLoadDetector": LoadDetector,
     "PoseFRLoadRestorer": LoadRestorer,
     "PoseFRDetectFaces": DetectFaces,

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import memory
 from .color import COLOR_MATCHES, apply_color, color_change
 from .errors import PoseFRError
+from .faces import Faces
 from .geometry import (
     Crops,
     apply_transform,
@@ -26,11 +27,30 @@ from .masks import MASK_SHAPES, face_outline, feather_inwards, grow_mask, shape_
 from .resampling import resample
 from .steadying import smooth_over_tracks
 
-__all__ = ["paste_faces"]
+__all__ = ["OverTracks", "paste_faces", "steady_scales"]
 
 # A feather is never narrower than this many px of the image: a harder edge would show as stairs.
 _MIN_FEATHER = 1.5
 _ORDER_SIGMA = 25.0  # frames over which it is settled which of two faces lies on top
+
+
+@dataclass(frozen=True)
+class OverTracks:
+    """What pasting takes from all frames of a face's track, so that a video does not flicker.
+
+    Attributes:
+        colors: [N, ...], from `color_change`.
+        scales: [N], crop px to an image px: the face with fewer lies on top.
+    """
+
+    colors: Tensor
+    scales: Tensor
+
+
+def steady_scales(transforms: Tensor, faces: Faces) -> Tensor:
+    """[N]: crop px to an image px under transforms [N, 2, 3], smoothed so that of two tracks the same is on top for
+    long."""
+    return smooth_over_tracks(transform_scale(transforms), faces, sigma=_ORDER_SIGMA)
 
 
 def paste_faces(
@@ -44,6 +64,7 @@ def paste_faces(
     strength: float = 1.0,
     mask_space: str | None = None,
     grow: float = 0.0,
+    over_tracks: OverTracks | None = None,
     on_face: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Blend restored crops into the images that they were cut from.
@@ -74,6 +95,8 @@ def paste_faces(
             both.
         grow: how far the mask's border is moved outwards, or inwards if below 0, in per cent of the crop's side,
             -50..50; never beyond the crop.
+        over_tracks: what is smoothed over the frames of tracks, where these are only some of their frames; None smooths
+            it over the frames that are here.
         on_face: called with faces done, 0 at first, and faces in all; may raise to stop.
 
     Returns:
@@ -114,17 +137,18 @@ def paste_faces(
 
     as_cropped = enlargement == 1 or color_match == "none"
     changes = []
-    for i, picture in enumerate(restored):
+    for i, picture in enumerate(restored if over_tracks is None else ()):
         source = crops.images[i].to(device) if as_cropped else own(i)
         changes.append(color_change(picture.to(device, torch.float32), source, color_match, crops.context))
         if on_face is not None:
             on_face(0, count)
-    # Those of a track are smoothed over its frames, so that they do not flicker.
-    colors = list(smooth_over_tracks(torch.stack(changes), crops.faces)) if changes else []
+    if over_tracks is None:
+        colors = smooth_over_tracks(torch.stack(changes), crops.faces) if changes else transforms
+        over_tracks = OverTracks(colors, steady_scales(transforms, crops.faces))
     out = memory.copy(images)
     coverage = memory.zeros(images.shape[:3], device)
-    # Fewer crop px to an image px: larger in the image, nearer, on top. Of two tracks the same one for long.
-    scales = smooth_over_tracks(transform_scale(transforms), crops.faces, sigma=_ORDER_SIGMA).tolist()
+    # Fewer crop px to an image px: larger in the image, nearer, on top.
+    scales = over_tracks.scales.tolist()
     places = sorted(_places(transforms, size, shape, shape_grow, images), key=lambda place: scales[place.index])
     for done, place in enumerate(places, start=1):
         i, frame = place.index, frames[place.index]
@@ -143,7 +167,7 @@ def paste_faces(
         weight *= 1 - coverage[region]
         coverage[region] += weight
 
-        picture = apply_color(restored[i].to(device, torch.float32), colors[i], color_match)
+        picture = apply_color(restored[i].to(device, torch.float32), over_tracks.colors[i], color_match)
         keep = min(max(3 - 2 * place.scale, 0.0), 1.0)
         if keep:
             picture = picture - keep * own(i)

@@ -9,7 +9,7 @@ from torch import Tensor
 from .color import luma
 from .geometry import check_images
 
-__all__ = ["find_cuts"]
+__all__ = ["cuts_between", "find_cuts", "thumbnails"]
 
 _SIDE = 32  # px, of the small pictures that are compared
 _SAMPLES = 128  # px along the shorter side that a small picture is averaged from
@@ -39,10 +39,23 @@ def find_cuts(images: Tensor) -> list[int]:
     Raises:
         PoseFRError: images of another shape or type.
     """
+    return cuts_between(thumbnails(images))
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """[B, 32, 32] on the CPU: frames as `find_cuts` takes them, small and grey, for `cuts_between`.
+
+    Raises:
+        PoseFRError: images of another shape or type.
+    """
     check_images(images)
-    if len(images) < 2:
+    return torch.stack([_small(frame) for frame in images]) if len(images) else torch.empty(0, _SIDE, _SIDE)
+
+
+def cuts_between(pictures: Tensor) -> list[int]:
+    """The cuts of a video as `find_cuts` finds them, from the `thumbnails` [B, 32, 32] of all its frames."""
+    if len(pictures) < 2:
         return []
-    pictures = torch.stack([_small(frame) for frame in images])
     rows, columns = (pictures.amax(across) - pictures.amin(across) > _BAR for across in ((0, 2), (0, 1)))
     if rows.any() and columns.any():
         pictures = pictures[:, rows][:, :, columns]

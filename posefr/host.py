@@ -7,8 +7,11 @@ there before any pack loads, and elsewhere importing them would parse a command 
 
 from __future__ import annotations
 
+import io
 import math
 import sys
+import tempfile
+import uuid
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -40,6 +43,9 @@ __all__ = [
     "register_folders",
     "same_again",
     "stop_if_interrupted",
+    "temporary_file",
+    "video",
+    "video_source",
     "with_smaller_batches",
 ]
 
@@ -228,7 +234,12 @@ class Stage:
 
     def __init__(self, bar: Any, start: float, share: float) -> None:
         self._bar, self._start, self._share = bar, start, share
+        self._at = start
         self._preview: Any = None
+
+    def standing(self) -> Stage:
+        """A stage that stays where this one is: it shows faces and stops, and does not fill."""
+        return Stage(self._bar, self._at, 0.0)
 
     def show(self, faces: Tensor) -> None:
         """Show faces [n, S, S, 3], 0..1, on the node with the next step of the bar."""
@@ -237,9 +248,10 @@ class Stage:
 
     def __call__(self, done: int, total: int) -> None:
         stop_if_interrupted()
+        if total > 0:
+            self._at = self._start + self._share * done / total
         if self._bar is not None and total > 0:
-            value = round(_STEPS * (self._start + self._share * done / total))
-            self._bar.update_absolute(value, preview=self._preview)
+            self._bar.update_absolute(round(_STEPS * self._at), preview=self._preview)
         self._preview = None
 
 
@@ -333,6 +345,30 @@ def folders(names: Sequence[str]) -> list[Path]:
         registered = paths.folder_names_and_paths.get(name, ([],))[0]
         found += [Path(path) for path in (*registered, str(Path(paths.models_dir) / name))]
     return list(dict.fromkeys(found))
+
+
+def video_source(video: Any) -> tuple[str | io.BytesIO, float, float]:
+    """A VIDEO as a file's path or its bytes, and the part of it that is meant: start and duration in seconds, of which
+    a duration of 0 is all that follows."""
+    window = getattr(video, "get_active_trim_window", None)
+    if window is not None:
+        return (video.get_stream_source(), *window())
+    made = io.BytesIO()  # older hosts do not tell what they cut off
+    video.save_to(made)
+    return made, 0.0, 0.0
+
+
+def temporary_file(suffix: str) -> Path:
+    """A name for a file that the host deletes when it starts or ends."""
+    paths = _host("folder_paths")
+    folder = Path(tempfile.gettempdir() if paths is None else paths.get_temp_directory())
+    return folder / f"posefr-{uuid.uuid4().hex}{suffix}"
+
+
+def video(path: Path) -> Any:
+    """A file as the host's VIDEO."""
+    api = _host("comfy_api.latest")
+    return path if api is None else api.InputImpl.VideoFromFile(str(path))
 
 
 def note(node_id: str | None, text: str) -> None:

@@ -14,9 +14,11 @@ from . import memory
 from .errors import PoseFRError
 from .faces import Faces
 
-__all__ = ["smooth_over_tracks", "steady_restored"]
+__all__ = ["STEADY_REACH", "smooth_over_tracks", "steady_restored"]
 
+_SIGMA = 2.0  # frames
 _WINDOW = 2.0  # standard deviations to either side
+STEADY_REACH = int(_WINDOW * _SIGMA)  # frames to either side that a face is steadied by, where no sigma is given
 _GUIDE_SIZE = 64  # px: frames are compared at this size, where noise counts little
 _SAME = 0.02  # of the range: brightness that differs by this between two frames is half a change
 _SAME_HUE = 0.03  # the same for what a channel differs by beside brightness
@@ -27,7 +29,8 @@ def steady_restored(
     restored: Tensor,
     faces: Faces,
     *,
-    sigma: float = 2.0,
+    sigma: float = _SIGMA,
+    frames: range | None = None,
     device: torch.device | None = None,
     on_face: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -41,6 +44,8 @@ def steady_restored(
         restored: [N, S, S, 3] floats, 0..1, the crops of the faces in their order.
         faces: the N faces, from `track_faces` and, best, `smooth_faces`; those without a track stay as they are.
         sigma: standard deviation of the window over time, in frames; 0 returns the crops as they are.
+        frames: those whose faces are steadied; those of other frames are only looked at, and come back as they are.
+            None steadies all.
         device: where to compute, with the crops of one window there at a time; None for where the crops are.
         on_face: called with the faces done and the faces in all, of those that have a track; may raise, to stop.
 
@@ -54,16 +59,18 @@ def steady_restored(
         raise PoseFRError(f"The steadying is {sigma} frames; expected 0 or more.")
     if len(restored) != len(faces):
         raise PoseFRError(f"There are {len(restored)} restored crops but {len(faces)} faces; hand on one for each.")
-    frames = faces.frame.tolist()
-    tracks = [rows for rows in _tracks(faces, frames) if len(rows) > 1]
-    if sigma == 0 or not tracks:
+    wanted, times = frames, faces.frame.tolist()
+    tracks = [rows for rows in _tracks(faces, times) if len(rows) > 1]
+    chosen = [[row for row in rows if wanted is None or times[row] in wanted] for rows in tracks]
+    total_faces = sum(map(len, chosen))
+    if sigma == 0 or not total_faces:
         return restored
     steady = memory.copy(restored)
-    done, total_faces = 0, sum(map(len, tracks))
-    for rows in tracks:
+    done = 0
+    for rows, own in zip(tracks, chosen, strict=True):
         seen: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = {}  # the window's crops and their guides
-        for row in rows:
-            near = dict(_window(row, rows, frames, sigma))
+        for row in own:
+            near = dict(_window(row, rows, times, sigma))
             seen = {other: seen.get(other) or _seen(restored[other], device) for other in (row, *near)}
             crop, guide = seen[row]
             total, weights = crop.clone(), torch.ones_like(crop[0])
@@ -80,7 +87,7 @@ def steady_restored(
     return steady
 
 
-def smooth_over_tracks(values: Tensor, faces: Faces, *, sigma: float = 2.0) -> Tensor:
+def smooth_over_tracks(values: Tensor, faces: Faces, *, sigma: float = _SIGMA) -> Tensor:
     """The mean of numbers [N, ...] that belong to faces, over each face's track in a Gaussian window of frames."""
     if not values[:1].numel() or not bool((faces.track >= 0).any()):
         return values
