@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -158,6 +159,22 @@ def _check_same_images(images: torch.Tensor, faces: Faces) -> None:
         )
 
 
+class _Batches:
+    """How many images or faces go through a network at once: fewer from when memory ran out, of which `said` tells."""
+
+    def __init__(self, noun: str) -> None:
+        self._noun, self._most, self.said = noun, math.inf, ""
+
+    def fit(self, run: Callable[[int], Any], count: int, fitting: float) -> Any:
+        """What `run(batch)` gives for so many of which `fitting` go at once."""
+        batch = max(1, int(min(count, fitting, self._most)))
+        result, fitted = host.with_smaller_batches(run, batch)
+        if fitted < batch:
+            self._most = fitted
+            self.said = f"Memory ran out with {_plural(batch, self._noun)} at a time; done with {fitted} at a time."
+        return result
+
+
 def _detect(
     hosted: host.Hosted,
     images: torch.Tensor,
@@ -166,13 +183,14 @@ def _detect(
     angles: str,
     on_chunk: Callable[[int, int], None],
     tile: int = 0,
+    batches: _Batches | None = None,
 ) -> tuple[Faces, str]:
     """Detect within the host's memory: the faces, and a sentence where the batch had to shrink."""
     height, width = images.shape[1:3]
     scale = min(1.0, size / max(height, width)) if size else 1.0
     pixels = height * width * scale**2
     square = min(tile, height) * min(tile, width) if scale < 1 else 0
-    batch = _batch(len(images), DETECTOR_PIXELS / pixels)
+    batches = batches or _Batches("image")
 
     def run(batch: int) -> Faces:
         detector = host.load(hosted, max(batch * pixels, square) * DETECTOR_BYTES_PER_PIXEL)
@@ -180,47 +198,39 @@ def _detect(
             images, threshold=threshold, size=size, angles=ANGLES[angles], tile=tile, batch=batch, on_chunk=on_chunk
         ).to(images.device)
 
-    faces, fitted = host.with_smaller_batches(run, batch)
-    return faces, _halved(batch, fitted, "image")
+    return batches.fit(run, len(images), DETECTOR_PIXELS / pixels), batches.said
 
 
 def _restore(
-    hosted: host.Hosted, images: torch.Tensor, fidelity: float, seed: int, stage: host.Stage
+    hosted: host.Hosted,
+    images: torch.Tensor,
+    fidelity: float,
+    seed: int,
+    stage: host.Stage,
+    batches: _Batches | None = None,
 ) -> tuple[torch.Tensor, str]:
     """Restore within the host's memory: [N, S, S, 3], and a sentence where the batch had to shrink."""
     pixels = hosted.model.size**2
-    batch = _batch(len(images), RESTORER_PIXELS / pixels)
+    batches = batches or _Batches("face")
 
     def run(batch: int) -> torch.Tensor:
         restorer = host.load(hosted, batch * pixels * hosted.model.bytes_per_pixel)
         return restorer.restore(images, fidelity=fidelity, seed=seed, batch=batch, on_chunk=stage, on_faces=stage.show)
 
-    restored, fitted = host.with_smaller_batches(run, batch)
-    return restored, _halved(batch, fitted, "face")
+    return batches.fit(run, len(images), RESTORER_PIXELS / pixels), batches.said
 
 
 def _parse(
     hosted: host.Hosted, crops: torch.Tensor, parts: list[str], on_chunk: Callable[[int, int], None]
 ) -> tuple[torch.Tensor, str]:
     """Masks of parts of the faces within the host's memory: [N, 512, 512], and a sentence as for `_restore`."""
-    batch = _batch(len(crops), PARSER_CROPS)
+    batches = _Batches("face")
 
     def run(batch: int) -> torch.Tensor:
         parser = host.load(hosted, batch * PARSER_BYTES_PER_CROP)
         return parser.parse(crops, parts, batch=batch, on_chunk=on_chunk)
 
-    masks, fitted = host.with_smaller_batches(run, batch)
-    return masks, _halved(batch, fitted, "face")
-
-
-def _batch(count: int, fitting: float) -> int:
-    return max(1, min(count, int(fitting)))
-
-
-def _halved(asked: int, fitted: int, noun: str) -> str:
-    if fitted == asked:
-        return ""
-    return f"Memory ran out with {_plural(asked, noun)} at a time; done with {fitted} at a time."
+    return batches.fit(run, len(crops), PARSER_CROPS), batches.said
 
 
 def _no_face(searched: Faces, noun: str, if_no_face: str, size: int) -> str:
@@ -1656,25 +1666,21 @@ class RestoreFacesInVideo(_Node):
         finder = _pick_detector(detector)
         fixer = _pick_restorer(restorer) if restorer_model is None else _connected(restorer_model)
         finding, restoring = host.progress(stages=2)
-        warnings: dict[str, None] = {}  # each once, in their order
+        looks, repairs = _Batches("image"), _Batches("face")
 
         def detect(part: torch.Tensor) -> Faces:
-            faces, halved = _detect(finder, part, threshold, working_size, angles, finding.standing())
-            warnings[halved] = None
-            return faces
+            return _detect(finder, part, threshold, working_size, angles, finding.standing(), batches=looks)[0]
 
         def restore(crops: torch.Tensor) -> torch.Tensor:
-            restored, halved = _restore(fixer, crops, fidelity, seed, restoring.standing())
-            warnings[halved] = None
-            return restored
+            return _restore(fixer, crops, fidelity, seed, restoring.standing(), repairs)[0]
 
         faces = find_faces_in_parts(_counted(clip.parts(), clip.frames, finding), detect)
         faces = select_faces(faces, order="area", limit=limit)
         if not len(faces):
             reason = _no_face(faces, "frame", if_no_face, working_size)
-            return cls.done(video, faces, warnings=(reason, *warnings))
+            return cls.done(video, faces, warnings=(reason, looks.said))
         if strength == 0:
-            return cls.done(video, faces, warnings=("The strength is 0: passed through unchanged.", *warnings))
+            return cls.done(video, faces, warnings=("The strength is 0: passed through unchanged.", looks.said))
         path = host.temporary_file(".mp4")
         parts = restore_in_parts(
             _counted(clip.parts(), faces.frames, restoring),
@@ -1691,7 +1697,7 @@ class RestoreFacesInVideo(_Node):
         )
         write_video(path, parts, clip, quality=quality)
         said = f"{_plural(len(faces.track.unique()), 'face')} restored in {_plural(faces.frames, 'frame')}"
-        return cls.done(host.video(path), faces, said=said, warnings=tuple(warnings))
+        return cls.done(host.video(path), faces, said=said, warnings=(looks.said, repairs.said))
 
 
 # The registry's tools read this list from the source. ComfyUI does not: it takes the nodes from comfy_entrypoint.

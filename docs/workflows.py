@@ -32,6 +32,7 @@ SHOWS |= {
     "PoseFRFaceReport": 100,
     "PoseFRRestoreFaces": 220,
     "PoseFRRestoreFacesInImage": 220,
+    "PoseFRRestoreFacesInVideo": 220,
 }
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 CHECKPOINT_URL = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}"
@@ -507,7 +508,8 @@ def restore_faces_in_video(g: Graph) -> None:
         "**Pick your video, then press Run.**\n\nTrack Faces steadies the faces over the frames, so that restored "
         "faces do not tremble, and numbers them as tracks; after a cut new tracks begin. To restore one person alone, "
         "look up that person's tracks with Preview Faces, put Select Faces behind Track Faces and type them into "
-        "*tracks*, such as `0,3`.\n\nAll frames are in memory at once: cut long videos into parts.",
+        "*tracks*, such as `0,3`.\n\nAll frames are in memory at once. For a long video there is the example with "
+        "Restore Faces In Video.",
         230,
     )
     g.column()
@@ -519,6 +521,20 @@ def restore_faces_in_video(g: Graph) -> None:
     g.column()
     video = g.add("CreateVideo", images=paste["image"], audio=parts["audio"], fps=parts["fps"])
     g.add("SaveVideo", wide=420, video=video["VIDEO"], filename_prefix="video/PoseFR")
+
+
+def restore_faces_in_long_video(g: Graph) -> None:
+    g.column()
+    load = g.add("LoadVideo", file="example.mp4")
+    g.note(
+        "**Pick your video, then press Run.**\n\nIt may be of any length: only a few frames are in memory at a time. "
+        "The sound is kept. Leave *format* and *codec* of Save Video on auto, so that the video is not compressed "
+        "twice; *quality* tells how strongly it is."
+    )
+    g.column()
+    one = g.add("PoseFRRestoreFacesInVideo", wide=340, video=load["VIDEO"])
+    g.column()
+    g.add("SaveVideo", wide=420, video=one["video"], filename_prefix="video/PoseFR")
 
 
 def keep_hair_and_glasses(g: Graph) -> None:
@@ -578,6 +594,7 @@ WORKFLOWS = [
     restore_small_faces_after_sampler,
     sampler_on_face_crops,
     restore_faces_in_video,
+    restore_faces_in_long_video,
     keep_hair_and_glasses,
     boxes_from_other_nodes,
 ]

@@ -1018,6 +1018,104 @@ def test_faces_are_shown_as_they_come_out(nodes, comfy, models, images):
     assert [preview is not None for preview in comfy.bars[-1].previews] == [False, True]
 
 
+# Videos in parts
+
+
+class EveryFrame(Detector):
+    """Finds a face at one place of each image."""
+
+    def detect(self, images, **options):
+        self.squares = [(frame, 20.0, 24.0, 40.0) for frame in range(len(images))]
+        return super().detect(images, **options)
+
+
+@pytest.fixture
+def clip(nodes, comfy, models, tmp_path, monkeypatch):
+    """A grey VIDEO of 30 frames, read in parts of seven; `seer` finds a face in each frame."""
+    av = pytest.importorskip("av")
+    monkeypatch.setattr(comfy.folders, "temporary", str(tmp_path / "temporary"))
+    monkeypatch.setattr(sys.modules[nodes.VideoClip.__module__], "_LONGEST_PART", 7)
+    models.detectors["seer"] = EveryFrame(nodes, "seer", [])
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 128, "yuv420p"
+        for level in range(30):
+            pixels = torch.full((128, 160, 3), 60 + level, dtype=torch.uint8).numpy()
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode(None))
+    return sys.modules["comfy_api.latest"].InputImpl.VideoFromFile(str(path))
+
+
+def temporary_files(comfy):
+    folder = Path(comfy.folders.temporary)
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def test_a_video_is_restored_with_few_frames_in_memory(nodes, comfy, models, clip):
+    result = run(nodes.RestoreFacesInVideo, video=clip, detector="seer", color_match="none")
+    video, faces = result.args
+    assert len(models.detectors["seer"].calls) == 5  # 7, 7, 7, 7 and 2 frames
+    assert models.restorers["posefr-256"].batches == [7, 7, 7, 7, 2]
+    assert (len(faces), faces.frames, faces.track.unique().tolist()) == (30, 30, [0])
+    assert [Path(video.get_stream_source())] == temporary_files(comfy)
+    images = torch.cat(list(nodes.VideoClip(video.get_stream_source()).parts()))
+    assert images.shape == (30, 128, 160, 3)
+    assert (images[:, 44, 40] > 0.9).all(), "the restorer's white"
+    assert (images[:, 110, 140].diff(dim=0) >= 0).all(), "frames in their order"
+    assert (images[-1, 110, 140] - images[0, 110, 140] > 0.1).all()
+    bar = comfy.bars[-1]
+    assert bar.values == sorted(bar.values)
+    assert bar.values[-1] == bar.total
+    assert [preview is not None for preview in bar.previews].count(True) == 5
+    assert comfy.notes == {"7": "1 face restored in 30 frames"}
+    assert result.ui is None
+
+
+def test_what_was_cut_off_a_video_stays_away(nodes, comfy, models, clip):
+    trimmed = type(clip)(clip.get_stream_source(), start_time=0.4, duration=0.4)
+    video, faces = run(nodes.RestoreFacesInVideo, video=trimmed, detector="seer").args
+    assert (len(faces), faces.frames) == (10, 10)
+    frames = nodes.VideoClip(video.get_stream_source())
+    assert frames.frames == 10
+    older = SimpleNamespace(save_to=clip.save_to)
+    assert run(nodes.RestoreFacesInVideo, video=older, detector="seer").args[1].frames == 30
+
+
+@pytest.mark.parametrize("settings", [{"detector": "blind"}, {"detector": "seer", "strength": 0.0}])
+def test_a_video_in_which_nothing_changes_is_handed_on(nodes, comfy, models, clip, settings):
+    result = run(nodes.RestoreFacesInVideo, video=clip, **settings)
+    assert result.args[0] is clip
+    assert not models.restorers["posefr-256"].batches
+    assert not temporary_files(comfy)
+    (said,) = result.ui["text"]
+    assert "passed through unchanged" in said
+    if settings["detector"] == "blind":
+        assert said.startswith("No face found in 30 frames")
+        with pytest.raises(nodes.PoseFRError, match="No face found in 30 frames"):
+            run(nodes.RestoreFacesInVideo, video=clip, detector="blind", if_no_face=nodes.RAISE)
+
+
+def test_stopping_leaves_no_half_video(nodes, comfy, models, clip, monkeypatch):
+    restorer = models.restorers["posefr-256"]
+    restore = type(restorer).restore
+
+    def stopped(self, crops, **options):
+        comfy.management.interrupted = len(self.batches) == 2
+        return restore(self, crops, **options)
+
+    monkeypatch.setattr(type(restorer), "restore", stopped)
+    with pytest.raises(comfy.management.InterruptProcessingException):
+        run(nodes.RestoreFacesInVideo, video=clip, detector="seer")
+    assert not temporary_files(comfy)
+
+
+def test_a_smaller_batch_in_a_video_is_told_once(nodes, comfy, models, clip):
+    result = run(nodes.RestoreFacesInVideo, video=clip, detector="seer", restorer="tight")
+    assert result.ui["text"] == ("Memory ran out with 7 faces at a time; done with 1 at a time.",)
+    assert models.restorers["tight"].batches == [7, 3] + [1] * 30, "it is not tried again with more"
+
+
 # Loading what was picked
 
 

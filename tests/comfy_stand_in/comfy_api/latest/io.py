@@ -54,6 +54,7 @@ def Custom(io_type):
 
 Image = Custom("IMAGE")
 Mask = Custom("MASK")
+Video = Custom("VIDEO")
 UpscaleModel = Custom("UPSCALE_MODEL")
 
 
