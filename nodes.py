@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -40,7 +40,7 @@ from .posefr.restoration import load_restorer, restorer_from, restorer_names, re
 from .posefr.selection import ORDERS, select_faces, split_faces
 from .posefr.sharpness import face_sharpness
 from .posefr.steadying import steady_restored
-from .posefr.streaming import find_faces_in_parts, restore_in_parts
+from .posefr.streaming import counted, find_faces_in_parts, restore_in_parts
 from .posefr.tracking import smooth_faces, track_faces
 from .posefr.videofiles import VideoClip, write_video
 
@@ -1585,15 +1585,6 @@ class RestoreFacesInImage(_Node):
         return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=tuple(warnings))
 
 
-def _counted(parts: Iterable[torch.Tensor], total: int, stage: host.Stage) -> Iterator[torch.Tensor]:
-    """Parts of a video, with the bar moved when one has been worked on."""
-    done = 0
-    for part in parts:
-        yield part
-        done += len(part)
-        stage(done, max(done, total))
-
-
 class RestoreFacesInVideo(_Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -1674,7 +1665,7 @@ class RestoreFacesInVideo(_Node):
         def restore(crops: torch.Tensor) -> torch.Tensor:
             return _restore(fixer, crops, fidelity, seed, restoring.standing(), repairs)[0]
 
-        faces = find_faces_in_parts(_counted(clip.parts(), clip.frames, finding), detect)
+        faces = find_faces_in_parts(counted(clip.parts(), clip.frames, finding), detect)
         faces = select_faces(faces, order="area", limit=limit)
         if not len(faces):
             reason = _no_face(faces, "frame", if_no_face, working_size)
@@ -1683,7 +1674,7 @@ class RestoreFacesInVideo(_Node):
             return cls.done(video, faces, warnings=("The strength is 0: passed through unchanged.", looks.said))
         path = host.temporary_file(".mp4")
         parts = restore_in_parts(
-            _counted(clip.parts(), faces.frames, restoring),
+            counted(clip.parts(), faces.frames, restoring),
             faces,
             restore,
             size=fixer.model.size,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .faces import Faces
     from .geometry import crop_faces
     from .parsing import load_parser
-    from .pipeline import restore_images
+    from .pipeline import restore_images, restore_video
     from .restoration import load_restorer
     from .selection import select_faces
     from .sharpness import face_sharpness
@@ -43,6 +43,7 @@ __all__ = [
     "load_restorer",
     "paste_faces",
     "restore_images",
+    "restore_video",
     "select_faces",
     "smooth_faces",
     "steady_restored",
@@ -60,6 +61,7 @@ _HOME = {
     "load_restorer": "restoration",
     "paste_faces": "compositing",
     "restore_images": "pipeline",
+    "restore_video": "pipeline",
     "select_faces": "selection",
     "smooth_faces": "tracking",
     "steady_restored": "steadying",

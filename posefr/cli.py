@@ -1,4 +1,4 @@
-"""The `posefr` command: restore, detect, info, demo."""
+"""The `posefr` command: restore, video, detect, info, demo."""
 
 from __future__ import annotations
 
@@ -94,6 +94,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_detection(restore)
     _add_restoration(restore)
     restore.add_argument("--quality", type=_whole(1, 100), default=95, help="of jpg and webp files (default 95)")
+
+    video = commands.add_parser(
+        "video",
+        help="restore the faces in a video",
+        description="Restores the faces in a video, followed and steadied over its frames, with few of them in memory. "
+        "Sound is kept. Needs PyAV (pip install av).",
+        epilog="Exit status: 0 done, 2 it could not be done.",
+    )
+    video.set_defaults(run=_video)
+    video.add_argument("input", type=Path, metavar="IN", help="a video file")
+    video.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="the file to write, .mp4, .m4v, .mov or .mkv"
+    )  # fmt: skip
+    video.add_argument("--report", type=Path, metavar="FILE.json", help="write what was found as JSON")
+    _add_detection(video)
+    _add_restoration(video)
+    video.add_argument(
+        "--quality", type=_number(0, 51), default=17, help="H.264's rate factor: 0 best, 51 worst (default 17)"
+    )
 
     detect = commands.add_parser(
         "detect", help="list the faces in images", description="Lists the faces in images. " + folders, epilog=status
@@ -220,17 +239,8 @@ def _restore(args: argparse.Namespace) -> int:
                 image,
                 detector=detector,
                 restorer=restorer,
-                threshold=args.threshold,
-                size=args.size,
-                angles=sorted({0, *args.angles}),
-                select={"order": args.order, "indices": args.only},
-                fidelity=args.fidelity,
-                seed=args.seed,
-                mask=args.mask,
-                feather=args.feather,
-                color_match=args.color_match,
-                strength=args.strength,
                 batch=batch,
+                **_settings(args),
             ),
             _FACES_AT_ONCE,
         )
@@ -261,6 +271,65 @@ def _restore(args: argparse.Namespace) -> int:
     return _run(args, jobs, restore)
 
 
+def _video(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .devices import desk_of
+    from .host import with_smaller_batches
+    from .pipeline import restore_video
+    from .report import faces_report
+
+    _check_selection(args)
+    if _identity(args.input) == _identity(args.output):
+        raise PoseFRError(f"{args.output} is the input too and would be overwritten; give -o another name.")
+    _check_places(args, [_Job(args.input, args.output)])
+    detector, restorer = _load_detector(args), _load_restorer(args)
+    with tqdm(unit="frame", disable=None) as bar:
+
+        def on_frames(stage: str, done: int, total: int) -> None:
+            bar.set_description({"detect": "finding faces", "restore": "restoring"}[stage], refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        faces, _ = with_smaller_batches(
+            lambda batch: restore_video(
+                args.input,
+                args.output,
+                detector=detector,
+                restorer=restorer,
+                batch=batch,
+                quality=args.quality,
+                device=desk_of(_device(args.device)),
+                on_frames=on_frames,
+                **_settings(args),
+            ),
+            _FACES_AT_ONCE,
+        )
+    report = faces_report(faces)
+    if args.report is not None:
+        with atomic_file(args.report) as file:
+            file.write(json.dumps({"posefr": __version__, "input": str(args.input), **report}, indent=2).encode())
+    frames, tracks = faces.frames, len(report["tracks"])
+    if len(faces):
+        print(f"{args.input}: {'1 face' if tracks == 1 else f'{tracks} faces'} restored in {frames} frames")
+    else:
+        print(f"{args.input}: no face in {frames} frames, nothing was written")
+    return DONE
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """How faces are found, chosen, restored and pasted."""
+    return {
+        **_search(args),
+        "select": {"order": args.order, "indices": args.only},
+        **{name: getattr(args, name) for name in ("fidelity", "seed", "mask", "feather", "color_match", "strength")},
+    }
+
+
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    return {"threshold": args.threshold, "size": args.size, "angles": sorted({0, *args.angles})}
+
+
 def _detect(args: argparse.Namespace) -> int:
     jobs = _jobs(args.inputs, args.output)
     _check_selection(args)
@@ -274,12 +343,7 @@ def _detect(args: argparse.Namespace) -> int:
         from .selection import picked_numbers, select_faces
 
         picture = read_picture(job.source)
-        found = detector.detect(
-            picture.image.to(desk_of(_device(args.device))),
-            threshold=args.threshold,
-            size=args.size,
-            angles=sorted({0, *args.angles}),
-        )
+        found = detector.detect(picture.image.to(desk_of(_device(args.device))), **_search(args))
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
         numbers = picked_numbers(args.only, len(found))

@@ -1,9 +1,10 @@
-"""All of it in one call: detect, select, crop, restore, paste back."""
+"""All of it in one call: detect, select, crop, restore, paste back; of images, or of a video file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compositing import paste_faces
@@ -11,9 +12,12 @@ from .cuts import find_cuts
 from .geometry import crop_faces
 from .selection import select_faces
 from .steadying import steady_restored
+from .streaming import counted, find_faces_in_parts, restore_in_parts
 from .tracking import smooth_faces, track_faces
+from .videofiles import VideoClip, write_video
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from .detection import Detector
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from .geometry import Crops
     from .restoration import Restorer
 
-__all__ = ["Result", "restore_images", "restore_report"]
+__all__ = ["Result", "restore_images", "restore_report", "restore_video"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,63 @@ def restore_report(
 def restore_images(images: Tensor, **options: Any) -> Tensor:
     """Restore the faces in images: `restore_report` with the same arguments, for the images [B, H, W, 3] alone."""
     return restore_report(images, **options).images
+
+
+def restore_video(
+    source: str | Path,
+    target: str | Path,
+    *,
+    detector: Detector,
+    restorer: Restorer,
+    threshold: float = 0.5,
+    size: int = 640,
+    angles: Sequence[int] = (0,),
+    select: Mapping[str, Any] | None = None,
+    fidelity: float = 0.5,
+    seed: int = 0,
+    quality: float = 17.0,
+    batch: int = 8,
+    device: torch.device | None = None,
+    on_frames: Callable[[str, int, int], None] | None = None,
+    **paste: Any,
+) -> Faces:
+    """Restore the faces in a video file and write another one, with few frames in memory at a time.
+
+    What comes out is what `restore_report` makes of all frames with `video`, compressed by `write_video`.
+
+    Args:
+        source, target: the files; the target's name ends in .mp4, .m4v, .mov or .mkv.
+        detector, restorer, threshold, size, angles, select, fidelity, seed, batch: see `restore_report`.
+        quality: see `write_video`.
+        device: where all is computed but the networks; None for the CPU.
+        on_frames: called as (stage, done, total) after each part, stage being `detect` or `restore`; the first one's
+            total is what the file says. What it raises ends the work.
+        paste: `mask`, `feather`, `grow`, `color_match` and `strength` as in `restore_report`.
+
+    Returns:
+        The faces that were restored; where there are none, nothing is written.
+
+    Raises:
+        PoseFRError: a video that cannot be read or written, no PyAV, or an argument out of range.
+    """
+    clip = VideoClip(source)
+
+    def detect(part: Tensor) -> Faces:
+        return detector.detect(part, threshold=threshold, size=size, angles=angles, batch=batch)
+
+    def restore(crops: Tensor) -> Tensor:
+        return restorer.restore(crops, fidelity=fidelity, seed=seed, batch=batch)
+
+    def parts(stage: str, total: int) -> Iterator[Tensor]:
+        return counted((part.to(device or "cpu") for part in clip.parts()), total, _stage(on_frames, stage))
+
+    faces = find_faces_in_parts(parts("detect", clip.frames), detect)
+    faces = select_faces(faces, **select) if select else faces
+    if len(faces):
+        frames = parts("restore", faces.frames)
+        restored = restore_in_parts(frames, faces, restore, size=restorer.size, frame=restorer.frame, **paste)
+        write_video(Path(target), restored, clip, quality=quality)
+    return faces
 
 
 def _stage(on_chunk: Callable[[str, int, int], None] | None, stage: str) -> Callable[[int, int], None] | None:

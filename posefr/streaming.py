@@ -19,7 +19,22 @@ from .geometry import Crops, alignment_transform, crop_faces
 from .steadying import STEADY_REACH, smooth_over_tracks, steady_restored
 from .tracking import smooth_faces, track_faces
 
-__all__ = ["find_faces_in_parts", "restore_in_parts"]
+__all__ = ["counted", "find_faces_in_parts", "restore_in_parts"]
+
+
+def counted(
+    parts: Iterable[Tensor], total: int, on_frames: Callable[[int, int], None] | None = None
+) -> Iterator[Tensor]:
+    """Parts of a video; after each was worked on, `on_frames` is called with the frames done and those in all.
+
+    `total` may be too low, as files tell it; what `on_frames` raises ends the work.
+    """
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        if on_frames is not None:
+            on_frames(done, max(done, total))
 
 
 def find_faces_in_parts(parts: Iterable[Tensor], detect: Callable[[Tensor], Faces]) -> Faces:
