@@ -204,6 +204,17 @@ def restore_faces_in_image() -> Image.Image:
     return sheet([("image", group())], [("image, restored", restored(group()))], height=260)
 
 
+@picture(HELP / "PoseFRRestoreFacesInVideo.jpg")
+def restore_faces_in_video() -> Image.Image:
+    frames = torch.stack([tensor(worse(Image.fromarray(frame)))[0] for frame in photos.pan(frames=9)])
+    out = posefr.restore_images(frames, detector=detector(), restorer=restorer(), video=True)
+    rows = [
+        [(f"frame {i}{title}", pillow(pictures[i, :240, 60:300])) for i in (0, 4, 8)]
+        for pictures, title in ((frames, ""), (out, ", restored and steadied"))
+    ]
+    return sheet(*rows)
+
+
 @picture(HELP / "PoseFRLoadDetector.jpg")
 def load_detector() -> Image.Image:
     return sheet([("what the bundled detector finds", marked(good_group()))])

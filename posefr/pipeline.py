@@ -14,7 +14,7 @@ from .selection import select_faces
 from .steadying import steady_restored
 from .streaming import counted, find_faces_in_parts, restore_in_parts
 from .tracking import smooth_faces, track_faces
-from .videofiles import VideoClip, write_video
+from .videofiles import VideoClip, container_of, write_video
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,8 @@ def restore_video(
     Raises:
         PoseFRError: a video that cannot be read or written, no PyAV, or an argument out of range.
     """
-    clip = VideoClip(source)
+    clip, target = VideoClip(source), Path(target)
+    container_of(target)  # before the work rather than after it
 
     def detect(part: Tensor) -> Faces:
         return detector.detect(part, threshold=threshold, size=size, angles=angles, batch=batch)
@@ -170,7 +171,7 @@ def restore_video(
     if len(faces):
         frames = parts("restore", faces.frames)
         restored = restore_in_parts(frames, faces, restore, size=restorer.size, frame=restorer.frame, **paste)
-        write_video(Path(target), restored, clip, quality=quality)
+        write_video(target, restored, clip, quality=quality)
     return faces
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from .errors import PoseFRError, brief
 from .imagefiles import atomic_file
 
-__all__ = ["CONTAINERS", "VideoClip", "write_video"]
+__all__ = ["VideoClip", "container_of", "write_video"]
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # that H.264 goes into
+_CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # that H.264 goes into
 
 _PART_PIXELS = 8 * 1920 * 1080  # 200 MB of floats
 _LONGEST_PART = 64  # frames
@@ -151,6 +151,14 @@ def _floats(pictures: list[Any]) -> Tensor:
     return torch.from_numpy(np.stack(pictures).astype(np.float32)).div_(_MOST)
 
 
+def container_of(path: Path) -> str:
+    """FFmpeg's name of the kind of file that a video's name stands for. Raises PoseFRError if it is not written."""
+    container = _CONTAINERS.get(path.suffix.lower())
+    if container is None:
+        raise PoseFRError(f"{path} cannot be written; expected a name ending in {', '.join(_CONTAINERS)}.")
+    return container
+
+
 def write_video(target: Path, parts: Iterable[Tensor], clip: VideoClip, *, quality: float = 17.0) -> None:
     """Write frames as H.264, with the times, the meaning of colours and the sound of the clip that they come from.
 
@@ -158,17 +166,14 @@ def write_video(target: Path, parts: Iterable[Tensor], clip: VideoClip, *, quali
     written.
 
     Args:
-        target: ends in one of CONTAINERS; it is written whole or not at all.
+        target: ends in .mp4, .m4v, .mov or .mkv; it is written whole or not at all.
         parts: [n, H, W, 3] floats each, 0..1: as many frames as `clip.parts` gives, which is read first or meanwhile.
         quality: x264's constant rate factor: 0 is the best, 17 hard to tell from the original, 51 the worst.
 
     Raises:
         PoseFRError: another ending, or a file that cannot be written.
     """
-    av = _av()
-    container = CONTAINERS.get(target.suffix.lower())
-    if container is None:
-        raise PoseFRError(f"{target} cannot be written; expected a name ending in {', '.join(CONTAINERS)}.")
+    av, container = _av(), container_of(target)
     options = {} if container == "matroska" else {"movflags": "use_metadata_tags"}
     with clip.opened() as source, atomic_file(target) as file:
         try:

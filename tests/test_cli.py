@@ -448,3 +448,52 @@ def test_an_interruption_is_told_by_the_exit_status(photo, tmp_path, monkeypatch
     monkeypatch.setattr(FakeDetector, "detect", detect)
     assert _run("restore", photo, "-o", tmp_path / "out") == cli.INTERRUPTED
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """A grey-brown video of 12 frames of 96 x 64 px."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "in" / "clip.mp4"
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), (120, 100, 80), np.uint8), format="rgb24")
+        for _ in range(12):
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+def _frames(path: Path) -> np.ndarray:
+    from posefr.videofiles import VideoClip
+
+    return (torch.cat(list(VideoClip(path).parts())).numpy() * 255).round().astype(int)
+
+
+def test_a_video_is_restored_and_reported(clip, tmp_path, capsys):
+    out = tmp_path / "new" / "out.mp4"
+    arguments = ["--color-match", "none", "--fidelity", 0, "--quality", 1, "--report", tmp_path / "r.json"]
+    assert _run("video", clip, "-o", out, *arguments) == cli.DONE
+    assert "clip.mp4: 2 faces restored in 12 frames" in capsys.readouterr().out
+    frames = _frames(out)
+    assert frames.shape == (12, 64, 96, 3)
+    assert (frames[:, 28, 80, 1] - frames[:, 28, 80, 0] > 100).all(), "the right face is restored"
+    assert (frames[:, 28, 12, 1] - frames[:, 28, 12, 0] > 100).all(), "the left face too"
+    assert (np.abs(frames[:, 5, 48] - (120, 100, 80)) < 6).all(), "what lies between them looks the same"
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["frames"], report["count"], report["tracks"]) == (12, 24, [0, 1])
+    assert _run("video", clip, "-o", out, "--only", 0) == cli.DONE
+    assert "1 face restored in 12 frames" in capsys.readouterr().out
+
+
+def test_a_video_without_a_face_or_that_cannot_be_written_leaves_nothing(clip, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(FakeDetector, "detect", lambda self, images, **_: posefr.Faces.empty((64, 96), len(images)))
+    assert _run("video", clip, "-o", tmp_path / "out.mp4") == cli.DONE
+    assert "no face in 12 frames, nothing was written" in capsys.readouterr().out
+    for output, said in (("out.gif", "expected a name ending in .mp4"), (clip, "is the input too")):
+        assert _run("video", clip, "-o", tmp_path / output) == cli.USAGE
+        assert said in capsys.readouterr().err
+    assert _run("video", photo, "-o", tmp_path / "out.mp4", "--only", "x") == cli.USAGE
+    assert not list(tmp_path.glob("out*"))

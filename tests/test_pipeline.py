@@ -65,3 +65,39 @@ def test_stages_are_told_and_may_stop_the_work(images):
 
     with pytest.raises(InterruptedError, match="detect"):
         restore_report(images, on_chunk=stop, **MODELS)
+
+
+def test_a_video_file_comes_out_as_its_frames_would(tmp_path):
+    pytest.importorskip("av")
+    from posefr.videofiles import VideoClip, write_video
+
+    frames = torch.linspace(0.2, 0.8, 20)[:, None, None, None].expand(20, 64, 96, 3)
+    source = tmp_path / "in.mp4"
+    _write_clip(source, frames)
+    clip = VideoClip(source)
+    images = torch.cat(list(clip.parts()))
+    told = []
+    options = {"fidelity": 0.0, "strength": 0.5, "color_match": "none", "select": {"indices": "0"}, **MODELS}
+    faces = posefr.restore_video(
+        source, tmp_path / "out.mp4", quality=1, on_frames=lambda *done: told.append(done), **options
+    )
+    result = restore_report(images, video=True, **options)
+    assert torch.equal(faces.track, result.faces.track)
+    assert torch.allclose(faces.landmarks, result.faces.landmarks)
+    write_video(tmp_path / "expected.mp4", [result.images], clip, quality=1)
+    made, expected = (torch.cat(list(VideoClip(tmp_path / name).parts())) for name in ("out.mp4", "expected.mp4"))
+    assert (made - expected).abs().max() < 0.02
+    assert (made - images).abs().max() > 0.1
+    assert told == [("detect", 20, 20), ("restore", 20, 20)]
+
+
+def _write_clip(path, frames):
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        for frame in frames:
+            pixels = (frame * 255).byte().numpy()
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode(None))

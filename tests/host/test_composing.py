@@ -371,3 +371,49 @@ def test_a_face_keeps_its_track_over_a_video(server, pictures):
     one |= {name: workflow[name] for name in ("a", "b", "noise", "two", "three")}
     one["report"] = node("PoseFRFaceReport", faces=["one", 2], order="area")
     assert report(server.run(one))["per_frame"] == [1, 1, 1, 1]
+
+
+def test_a_video_file_goes_through_with_its_sound_and_as_the_batch_of_its_frames_would(server):
+    """Load Video, cut to a second and a half, in the one node for videos; beside it the nodes for a batch."""
+    av = pytest.importorskip("av")
+    needs(server, "LoadVideo", "Video Slice", "GetVideoComponents", "CreateVideo", "SaveVideo")
+    path = server.base / "input" / "talking.mp4"
+    frames = photos.pan()
+    with av.open(str(path), "w") as file:
+        stream, tone = file.add_stream("libx264", rate=8), file.add_stream("aac", rate=48000, layout="mono")
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.options = {"crf": "8"}
+        for frame in np.concatenate([frames, frames[::-1]]):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode(None))
+        for start in range(0, 96000, 960):
+            wave = (np.sin(np.arange(start, start + 960) / 20) / 3).astype(np.float32)
+            heard = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = 48000, start
+            file.mux(tone.encode(heard))
+        file.mux(tone.encode(None))
+    one = one_node("")["one"]["inputs"] | {"video": True, "fidelity": 1.0}
+    del one["image"]
+    workflow = {
+        "load": node("LoadVideo", file="talking.mp4"),
+        "cut": node("Video Slice", video=["load", 0], start_time=0.5, duration=1.5, strict_duration=False),
+        "restored": node("PoseFRRestoreFacesInVideo", **{**one, "video": ["cut", 0]}, quality=1),
+        "report": node("PoseFRFaceReport", faces=["restored", 1], order="area"),
+        "save": node("SaveVideo", video=["restored", 0], filename_prefix="long", format="auto", codec="auto"),
+        "parts": node("GetVideoComponents", video=["cut", 0]),
+        "batch": node("PoseFRRestoreFacesInImage", image=["parts", 0], **one),
+        "frames": node("SaveImage", images=["batch", 0], filename_prefix="frames"),
+    }
+    entry = server.run(workflow)
+    assert report(entry)["per_frame"] == [1] * 12
+    (saved,) = server.pictures(entry, "save")
+    made = photos.read_frames(saved)
+    expected = np.concatenate([photos.read_frames(path) for path in server.pictures(entry, "frames")])
+    assert made.shape == expected.shape == (12, 384, 384, 3)
+    assert np.abs(made - expected).mean() < 2
+    before = photos.read_frames(path)[4:]
+    assert np.abs(made - before)[:, 60:160, 60:160].mean() > 1.5 * np.abs(made - expected)[:, 60:160, 60:160].mean()
+    with av.open(str(saved)) as file:
+        heard = list(file.decode(audio=0))
+    assert heard[-1].time + heard[-1].samples / 48000 == pytest.approx(1.5, abs=0.06)
+    assert max(np.abs(frame.to_ndarray()).max() for frame in heard) > 0.25
