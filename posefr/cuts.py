@@ -16,6 +16,7 @@ _SAMPLES = 128  # px along the shorter side that a small picture is averaged fro
 _NEAR = 5  # frames before and after a cut of which none may be like another
 _AROUND = 8  # frames before and after a cut that tell how much the pictures change there
 _LEAST, _TIMES, _UNRELATED = 0.3, 2.0, 0.7
+_BLOCK = 4096  # frames compared at a time
 _FLAT = 0.03  # standard deviation of a small picture, 0..1, that hardly shows anything
 _BAR = 0.05  # range of values, 0..1, of what never shows anything
 
@@ -43,13 +44,14 @@ def find_cuts(images: Tensor) -> list[int]:
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """[B, 32, 32] on the CPU: frames as `find_cuts` takes them, small and grey, for `cuts_between`.
+    """[B, 32, 32] half on the CPU: frames as `find_cuts` takes them, small and grey, for `cuts_between`.
 
     Raises:
         PoseFRError: images of another shape or type.
     """
     check_images(images)
-    return torch.stack([_small(frame) for frame in images]) if len(images) else torch.empty(0, _SIDE, _SIDE)
+    small = [_small(frame).half() for frame in images]  # of a long video many are kept
+    return torch.stack(small) if small else torch.empty(0, _SIDE, _SIDE).half()
 
 
 def cuts_between(pictures: Tensor) -> list[int]:
@@ -60,11 +62,17 @@ def cuts_between(pictures: Tensor) -> list[int]:
     if rows.any() and columns.any():
         pictures = pictures[:, rows][:, :, columns]
     pictures = pictures.flatten(1)
-    pictures = pictures - pictures.mean(dim=1, keepdim=True)
-    steps = _distance(pictures[:-1], pictures[1:])
+    blocks = (_centred(pictures[i : i + _BLOCK + 1]) for i in range(0, len(pictures) - 1, _BLOCK))
+    steps = torch.cat([_distance(block[:-1], block[1:]) for block in blocks])
     # Only where one frame is that far from the next can every frame before be from every one after.
     far = (steps >= _LEAST).nonzero()[:, 0] + 1
     return [frame for frame in far.tolist() if _is_cut(pictures, steps, frame)]
+
+
+def _centred(pictures: Tensor) -> Tensor:
+    """Pictures [B, K] in float32, each less its mean."""
+    pictures = pictures.float()
+    return pictures - pictures.mean(dim=1, keepdim=True)
 
 
 def _small(frame: Tensor) -> Tensor:
@@ -75,7 +83,7 @@ def _small(frame: Tensor) -> Tensor:
 
 
 def _is_cut(pictures: Tensor, steps: Tensor, frame: int) -> bool:
-    before, after = pictures[max(0, frame - _NEAR) : frame], pictures[frame : frame + _NEAR]
+    before, after = _centred(pictures[max(0, frame - _NEAR) : frame]), _centred(pictures[frame : frame + _NEAR])
     apart = float(_distance(before[:, None], after[None]).min())
     others = torch.cat([steps[max(0, frame - _AROUND) : frame - 1], steps[frame : frame + _AROUND - 1]])
     rest = others.sort(descending=True).values[2 if apart >= _UNRELATED else 0 :]

@@ -353,9 +353,10 @@ def video_source(video: Any) -> tuple[str | io.BytesIO, float, float]:
     window = getattr(video, "get_active_trim_window", None)
     if window is not None:
         return (video.get_stream_source(), *window())
-    made = io.BytesIO()  # older hosts do not tell what they cut off
-    video.save_to(made)
-    return made, 0.0, 0.0
+    made = temporary_file(".mp4")  # older hosts do not tell what they cut off, and write into files alone
+    made.parent.mkdir(parents=True, exist_ok=True)
+    video.save_to(str(made))
+    return str(made), 0.0, 0.0
 
 
 def temporary_file(suffix: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from .steadying import STEADY_REACH, smooth_over_tracks, steady_restored
 from .tracking import smooth_faces, track_faces
 
 __all__ = ["counted", "find_faces_in_parts", "restore_in_parts"]
+
+_CROP_PIXELS = 64 * 256**2  # of the faces that are worked on at once: 50 MB for each of a few copies
 
 
 def counted(
@@ -95,7 +97,7 @@ def restore_in_parts(
         options: more of `paste_faces`: mask (by its name), feather, grow, strength.
 
     Yields:
-        The parts with their faces restored, as long as they came.
+        The frames with their faces restored, in parts that may be shorter: they also go by the number of faces.
 
     Raises:
         PoseFRError: another number or size of frames than the faces were found in, or an argument out of range.
@@ -103,9 +105,7 @@ def restore_in_parts(
     strip = _Strip(faces, size, frame, color_match, device)
     waiting: list[Tensor] = []
     read, done = 0, 0
-    for part in parts:
-        if read + len(part) > faces.frames:
-            raise PoseFRError(f"The faces were found in {faces.frames} frames, and there are more; find them anew.")
+    for part in strip.small(parts):
         crops = crop_faces(part, strip.faces_in(read, read + len(part)), size=size, frame=frame)
         strip.add(read, crops, restore(crops.images).to(part.device) if len(crops) else crops.images)
         waiting.append(part)
@@ -124,17 +124,6 @@ def restore_in_parts(
         raise PoseFRError(f"The faces were found in {faces.frames} frames, but there are {read}; find them anew.")
 
 
-@dataclass
-class _Kept:
-    """A face that was restored: its crop and transform, what became of it, this steadied, and its `color_change`."""
-
-    crop: Tensor
-    transform: Tensor
-    restored: Tensor
-    steady: Tensor
-    change: Tensor
-
-
 class _Strip:
     """The restored faces of the frames around those that are pasted next."""
 
@@ -144,8 +133,26 @@ class _Strip:
         self._frames = self._faces.frame.tolist()
         self._scales = steady_scales(alignment_transform(self._faces.landmarks, size, frame), self._faces)
         self._frame, self._color_match, self._device = frame, color_match, device
-        self._kept: dict[int, _Kept] = {}  # by the row of the face
+        self._most = max(1, _CROP_PIXELS // size**2)  # faces
+        # By the row of the face: its crop, transform and restored crop; this steadied, and its `color_change`.
+        self._added: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._steady: dict[int, tuple[Tensor, Tensor]] = {}
         self._steadied = 0  # frames, from the first on
+
+    def small(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The parts, cut where one has too many faces."""
+        first = 0
+        for part in parts:
+            if first + len(part) > self._faces.frames:
+                raise PoseFRError(
+                    f"The faces were found in {self._faces.frames} frames, and there are more; find them anew."
+                )
+            while len(part):
+                fitting = len(part)
+                while fitting > 1 and len(self._rows(first, first + fitting)) > self._most:
+                    fitting //= 2
+                yield part[:fitting]
+                part, first = part[fitting:], first + fitting
 
     def _rows(self, first: int, end: int) -> range:
         """The rows of the faces in the frames from the first one to before `end`."""
@@ -162,8 +169,7 @@ class _Strip:
     def add(self, first: int, crops: Crops, restored: Tensor) -> None:
         """Keep the faces of the frames from the first one on, and what became of them."""
         rows = self._rows(first, first + crops.faces.frames)
-        for row, crop, transform, face in zip(rows, crops.images, crops.transforms, restored, strict=True):
-            self._kept[row] = _Kept(crop, transform, face, face, face)
+        self._added.update(zip(rows, zip(crops.images, crops.transforms, restored, strict=True), strict=True))
 
     def take(self, first: int, end: int) -> tuple[Crops, Tensor, OverTracks] | None:
         """The crops of these frames, what became of them steadied, and what is smoothed over their tracks.
@@ -172,29 +178,30 @@ class _Strip:
         """
         self._steady_before(end + STEADY_REACH)
         rows, around = self._rows(first, end), self._rows(first - STEADY_REACH, end + STEADY_REACH)
-        kept = [self._kept[row] for row in rows]
         taken = None
-        if kept:
-            changes = torch.stack([self._kept[row].change for row in around])
+        if rows:
+            changes = torch.stack([self._steady[row][1] for row in around])
             colors = smooth_over_tracks(changes, self._among(around))[rows.start - around.start :]
-            images, transforms, steady = (
-                torch.stack([getattr(face, name) for face in kept]) for name in ("crop", "transform", "steady")
-            )
+            images, transforms = (torch.stack([self._added[row][i] for row in rows]) for i in range(2))
             crops = Crops(images, transforms, self.faces_in(first, end), self._frame)
+            steady = torch.stack([self._steady[row][0] for row in rows])
             taken = crops, steady, OverTracks(colors, self._scales[rows.start : rows.stop])
-        for row in self._rows(0, end - STEADY_REACH):
-            self._kept.pop(row, None)
+        needed = self._rows(end - STEADY_REACH, end).start
+        for kept in (self._added, self._steady):
+            while kept and (row := next(iter(kept))) < needed:
+                del kept[row]
         return taken
 
     def _steady_before(self, end: int) -> None:
         """Steady the faces of the frames before `end` that are not yet; those of the frames around were restored."""
         around, frames = self._rows(self._steadied - STEADY_REACH, end + STEADY_REACH), range(self._steadied, end)
+        rows = self._rows(frames.start, frames.stop)
         self._steadied = max(self._steadied, end)
-        if not self._rows(frames.start, frames.stop):
+        if not rows:
             return
-        restored = torch.stack([self._kept[row].restored for row in around])
+        restored = torch.stack([self._added[row][2] for row in around])
         steady = steady_restored(restored, self._among(around), frames=frames, device=self._device)
-        for row in self._rows(frames.start, frames.stop):
-            face = self._kept[row]
-            face.steady = steady[row - around.start]
-            face.change = color_change(face.steady.to(face.crop.device, torch.float32), face.crop, self._color_match)
+        for row in rows:
+            crop, own = self._added[row][0], steady[row - around.start].clone()  # what is around is let go
+            change = color_change(own.to(crop.device, torch.float32), crop, self._color_match)
+            self._steady[row] = own, change

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
@@ -55,9 +56,11 @@ def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8, cuts: Collect
     points, frames = _points(faces), faces.frame.cpu()
     tracks: list[list[int]] = []
     active: list[int] = []
-    for frame in frames.unique().tolist():
-        rows = (frames == frame).nonzero()[:, 0]
-        earliest = max([frame - gap - 1, *(cut for cut in cuts if cut <= frame)])
+    starts = sorted(cuts)
+    found, counts = frames.unique(return_counts=True)
+    for frame, rows in zip(found.tolist(), frames.argsort(stable=True).split(counts.tolist()), strict=True):
+        shot = bisect_right(starts, frame)
+        earliest = max([frame - gap - 1, *starts[max(0, shot - 1) : shot]])
         active = [i for i in active if int(frames[tracks[i][-1]]) >= earliest]
         expected = [_expect(points[tracks[i][-_HISTORY:]], frames[tracks[i][-_HISTORY:]], frame) for i in active]
         matches = _assign(torch.stack(expected), points[rows], reach) if expected else {}
@@ -120,6 +123,8 @@ def _areas(first: Tensor, second: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor
 def _fill(faces: Faces, tracks: list[list[int]]) -> list[Faces]:
     """The faces that are missing in the gaps of tracks, one set a gap."""
     frames, filled = faces.frame.tolist(), []
+    order = faces.frame.argsort(stable=True)
+    sorted_frames = faces.frame[order].tolist()
     for rows in tracks:
         for before, after in pairwise(rows):
             missing = range(frames[before] + 1, frames[after])
@@ -138,7 +143,8 @@ def _fill(faces: Faces, tracks: list[list[int]]) -> list[Faces]:
                 pose=estimate_pose(landmarks) if known else None,
                 track=faces.track[before].expand(len(missing)),
             )
-            filled.append(made[~_hidden(made, faces)])
+            there = slice(bisect_right(sorted_frames, frames[before]), bisect_left(sorted_frames, frames[after]))
+            filled.append(made[~_hidden(made, faces[order[there]])])
     return filled
 
 

@@ -24,13 +24,16 @@ __all__ = ["VideoClip", "container_of", "write_video"]
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # that H.264 goes into
 
 _PART_PIXELS = 8 * 1920 * 1080  # 200 MB of floats
-_LONGEST_PART = 64  # frames
+_LONGEST_PART = 16  # frames
 _MOST = 65535
 _READ, _WRITTEN = "gbrp16le", "rgb48le"  # by way of fewer bits, frames come back darker by one in 255
+_RGB, _BT709, _LIMITED = 0, 1, 1  # FFmpeg's numbers of matrices and of a range
 _OTHER = 5  # BT.601: older PyAV heed the matrix of a frame's colours only where the one asked for is another
 _MEANT = ("color_range", "colorspace", "color_primaries", "color_trc")
-_COPIED_SOUND = {"aac", "mp3", "ac3", "eac3", "alac"}  # that mp4 and mov hold as it is
-_LAYOUTS = {1: "mono", 6: "5.1"}  # of sound that does not tell which channel is which; "stereo" for other numbers
+# What mp4 and mov hold of sound as it is, and from which sample rate on.
+_COPIED_SOUND = {"aac": 1, "mp3": 16000, "ac3": 1, "eac3": 1, "alac": 1}
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_LAYOUTS = {1: "mono", 6: "5.1"}  # that other numbers of channels are not mixed down to stereo
 
 
 def _av() -> ModuleType:
@@ -38,6 +41,8 @@ def _av() -> ModuleType:
         import av
     except ImportError as error:
         raise PoseFRError(f"Videos are read and written by PyAV, which is missing ({error}): pip install av.") from None
+    if "libx264" not in av.codecs_available:
+        raise PoseFRError("This PyAV cannot write H.264 (it has no libx264); pip install av brings one that can.")
     module: ModuleType = av
     return module
 
@@ -52,7 +57,9 @@ class VideoClip:
 
     Attributes:
         frames: about how many there are, by what the file says; 0 where it says nothing.
-        times: of each frame that was read last, from the start on, in units of the file's time base.
+        times: of each frame that was read, from the start on, in units of the file's time base.
+        last_duration: how long the last of them is shown, in the same units; 0 where the file does not say it.
+        bits: of each colour.
 
     Raises:
         PoseFRError: a file that cannot be read or holds no video, or there is no PyAV.
@@ -61,8 +68,11 @@ class VideoClip:
     def __init__(self, source: str | os.PathLike[str] | io.BytesIO, start: float = 0.0, duration: float = 0.0) -> None:
         self.source, self.start, self.duration = source, start, duration
         self.times: list[int] = []
+        self.last_duration, self.bits = 0, 8
         with self.opened() as file:
             stream = self.stream(file)
+            # Broadcasts begin at any time of their clock.
+            self.begins = max(start, (file.start_time or 0) / _av().time_base)
             seconds = duration or max(0.0, (file.duration or 0) / _av().time_base - start)
             whole = stream.frames if not (start or duration) else 0
             self.frames: int = whole or round(seconds * (stream.average_rate or 0))
@@ -78,7 +88,7 @@ class VideoClip:
         # Each reader of bytes has its own place in them; they are not copied.
         source = io.BytesIO(self.source.getvalue()) if isinstance(self.source, io.BytesIO) else os.fspath(self.source)
         try:
-            file = av.open(source)
+            file = av.open(source, metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise self._unreadable(error) from error
         with file:
@@ -95,7 +105,7 @@ class VideoClip:
         error = _av().error.FFmpegError
         try:
             if self.start:
-                file.seek(int(self.start * _av().time_base))
+                file.seek(int(self.start / streams[0].time_base), stream=streams[0])
             yield from file.demux(*streams)
         except error as reason:
             raise self._unreadable(reason) from reason
@@ -123,19 +133,27 @@ class VideoClip:
         """Each frame's time and its pixels, [H, W, 3] uint16."""
         stream = self.stream(file)
         stream.thread_type = "AUTO"
-        first = int(self.start / stream.time_base)
-        end = first + int(self.duration / stream.time_base) if self.duration else None
+        first, origin = (int(seconds / stream.time_base) for seconds in (self.start, self.begins))
+        end = first + int(self.duration / stream.time_base) if self.duration else math.inf
         last, step = -1, max(1, round(1 / (stream.time_base * (stream.average_rate or 25))))
+        clock = "dts" if file.format.name == "avi" else "pts"  # AVI says nothing of when frames are shown
         for frame in (frame for packet in self.packets(file, stream) for frame in _decoded(packet)):
-            time = frame.pts
+            time = getattr(frame, clock)
             if time is not None and time < first:
                 continue
-            if time is not None and end is not None and time >= end:
+            if time is not None and time >= end:
                 return
-            # Of frames without a time, or with one that is over, each follows the one before.
-            last = last + step if time is None or time - first <= last else time - first
+            last = last + step if time is None else max(time - origin, last + 1)
+            self.bits = max(component.bits for component in frame.format.components)
+            self.last_duration = getattr(frame, "duration", None) or 0
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
-            yield last, np.rot90(frame.to_ndarray(format=_READ, dst_colorspace=_OTHER), turns)
+            yield last, np.rot90(self._pixels(frame), turns)
+
+    def _pixels(self, frame: Any) -> Any:
+        try:
+            return frame.to_ndarray(format=_READ, dst_colorspace=_OTHER, src_color_range=frame.color_range)
+        except (_av().error.FFmpegError, OSError, ValueError) as error:
+            raise self._unreadable(error) from error
 
 
 def _decoded(packet: Any) -> list[Any]:
@@ -181,6 +199,8 @@ def write_video(target: Path, parts: Iterable[Tensor], clip: VideoClip, *, quali
                 output.metadata.update(source.metadata)
                 _write(output, source, parts, clip, quality)
         except av.error.FFmpegError as error:
+            if isinstance(error.__context__, OSError):  # the file's own, such as a full disk
+                raise error.__context__ from None
             raise PoseFRError(f"{target} cannot be written: {brief(error)}.") from error
 
 
@@ -189,7 +209,7 @@ def _write(output: Any, source: Any, parts: Iterable[Tensor], clip: VideoClip, q
     written = 0
     for part in parts:
         if pictures is None:
-            pictures, sound = _Pictures(output, clip.stream(source), part, quality), _Sound(output, source, clip)
+            pictures, sound = _Pictures(output, clip.stream(source), clip, part, quality), _Sound(output, source, clip)
         for frame in part:
             output.mux(pictures.packets(frame, clip.times[written]))
             written += 1
@@ -202,18 +222,21 @@ def _write(output: Any, source: Any, parts: Iterable[Tensor], clip: VideoClip, q
 class _Pictures:
     """Compresses frames as large as those of `part`, with colours that mean what they do in the stream `like`."""
 
-    def __init__(self, output: Any, like: Any, part: Tensor, quality: float) -> None:
+    def __init__(self, output: Any, like: Any, clip: VideoClip, part: Tensor, quality: float) -> None:
         self.time_base: Fraction = like.time_base
+        self._clip = clip
+        self._delay: int | None = None
         self._stream = output.add_stream("libx264", rate=like.average_rate or 25, options={"crf": f"{quality:g}"})
         self._codec = context = self._stream.codec_context
         height, width = part.shape[1:3]
         halves = "420" if height % 2 == width % 2 == 0 else "444"  # colours at half the size
-        deep = max(component.bits for component in like.format.components) > 8
         context.width, context.height = width, height
-        context.pix_fmt = f"yuv{halves}p10le" if deep else f"yuv{halves}p"
+        context.pix_fmt = f"yuv{halves}p10le" if clip.bits > 8 else f"yuv{halves}p"
         context.time_base = self.time_base
         for meant in _MEANT:
             setattr(context, meant, getattr(like.codec_context, meant))
+        if context.colorspace == _RGB:
+            context.colorspace, context.color_range = _BT709, _LIMITED
         if (width, height) == (like.width, like.height) and like.sample_aspect_ratio:
             context.sample_aspect_ratio = like.sample_aspect_ratio
 
@@ -227,10 +250,21 @@ class _Pictures:
         )
         frame.colorspace, frame.color_range = context.colorspace, context.color_range
         frame.pts, frame.time_base = time, self.time_base
-        return list(self._stream.encode(frame))
+        return self._delayed(self._stream.encode(frame))
 
     def last_packets(self) -> list[Any]:
-        return list(self._stream.encode(None))
+        """The others, after the last frame; it is shown as long as the clip's last one."""
+        packets = self._delayed(self._stream.encode(None))
+        if packets and self._clip.last_duration:
+            # In the order that they are decoded in, which is not the one that they are shown in.
+            packets[-1].duration = self._clip.times[-1] + self._clip.last_duration - packets[-1].dts - self._delay
+        return packets
+
+    def _delayed(self, packets: list[Any]) -> list[Any]:
+        """The packets; of the first it is kept how long before it is shown it is decoded."""
+        if packets and self._delay is None:
+            self._delay = packets[0].pts - packets[0].dts
+        return packets
 
 
 class _Sound:
@@ -238,17 +272,15 @@ class _Sound:
 
     def __init__(self, output: Any, source: Any, clip: VideoClip) -> None:
         self._output, self._source, self._clip = output, source, clip
-        self._out: dict[int, Any] = {}  # by the stream's number in the source
-        self._copied: set[int] = set()
+        self._tracks: dict[int, _Copied | _Compressed] = {}  # by the stream's number in the source
+        ends = clip.start + clip.duration if clip.duration else math.inf
         for stream in source.streams.audio:
-            if stream.codec_context is None:  # FFmpeg knows no decoder for some kinds of sound: they are left out
+            # FFmpeg knows no decoder for some sound, and finds none of it where it begins late: it is left out.
+            if stream.codec_context is None or not stream.rate:
                 continue
-            if output.format.name == "matroska" or stream.codec_context.codec.canonical_name in _COPIED_SOUND:
-                self._copied.add(stream.index)
-                self._out[stream.index] = output.add_stream_from_template(stream)
-            else:
-                layout = _LAYOUTS.get(stream.channels, "stereo")
-                self._out[stream.index] = output.add_stream("aac", rate=stream.rate, layout=layout)
+            least = _COPIED_SOUND.get(stream.codec_context.codec.canonical_name, math.inf)
+            kind = _Copied if output.format.name == "matroska" or stream.rate >= least else _Compressed
+            self._tracks[stream.index] = kind(output, stream, clip.begins, ends)
         self._ready = self._packets()
         self._next = next(self._ready, None)
 
@@ -260,24 +292,72 @@ class _Sound:
 
     def _packets(self) -> Iterator[tuple[float, Any]]:
         """Packets of the clip and when they begin, in seconds of it."""
-        streams = [self._source.streams[number] for number in self._out]
+        streams = [self._source.streams[number] for number in self._tracks]
         if not streams:
             return
-        start, end = self._clip.start, self._clip.duration or math.inf
         time = 0.0
         for packet in self._clip.packets(self._source, *streams):
-            stream, out = packet.stream, self._out[packet.stream.index]
-            if stream.index not in self._copied:
-                for frame in _decoded(packet):
-                    time = frame.time - start
-                    if 0 <= time < end:
-                        frame.pts -= int(start / frame.time_base)
-                        yield time, out.encode(frame)
-            elif packet.dts is not None and packet.pts is not None:  # not the one that ends a stream
-                before = int(start / stream.time_base)
-                time = float((packet.pts - before) * stream.time_base)
-                if (time >= 0 or not start) and time < end:
-                    packet.pts, packet.dts, packet.stream = packet.pts - before, packet.dts - before, out
-                    yield time, packet
-        for number in self._out.keys() - self._copied:
-            yield time, self._out[number].encode(None)
+            for time, made in self._tracks[packet.stream.index].packets(packet):
+                yield time, made
+            if all(track.over for track in self._tracks.values()):
+                break
+        for track in self._tracks.values():
+            yield time, track.last_packets()
+
+
+class _Copied:
+    """A track of sound that is handed on as it is, of the time from `begins` to `ends` in seconds of the file."""
+
+    def __init__(self, output: Any, stream: Any, begins: float, ends: float) -> None:
+        self._out = output.add_stream_from_template(stream)
+        self._out.metadata.update(stream.metadata)
+        self._before, self._length = int(begins / stream.time_base), ends - begins
+        self._last: float = -math.inf
+        self.over = False
+
+    def packets(self, packet: Any) -> Iterator[tuple[float, Any]]:
+        if packet.dts is None or packet.pts is None:  # the one that ends a stream
+            return
+        time = float((packet.pts - self._before) * packet.time_base)
+        self.over = time >= self._length
+        early = time < 0 and self._before > 0
+        if not early and not self.over and packet.dts > self._last:  # a clock that jumps back has to catch up first
+            self._last = packet.dts
+            packet.pts, packet.dts, packet.stream = packet.pts - self._before, packet.dts - self._before, self._out
+            yield time, packet
+
+    def last_packets(self) -> list[Any]:
+        return []
+
+
+class _Compressed:
+    """The same of a track that becomes AAC."""
+
+    def __init__(self, output: Any, stream: Any, begins: float, ends: float) -> None:
+        rate = min(_AAC_RATES, key=lambda rate: abs(rate - stream.rate))
+        self._layout = _LAYOUTS.get(stream.channels, "stereo")
+        self._out = output.add_stream("aac", rate=rate, layout=self._layout)
+        self._out.metadata.update(stream.metadata)
+        self._begins, self._length = begins, ends - begins
+        self._next = 0.0
+        self._kind: tuple[Any, ...] = ()
+        self._resampler: Any = None
+        self.over = False
+
+    def packets(self, packet: Any) -> Iterator[tuple[float, Any]]:
+        for frame in _decoded(packet):
+            seconds = frame.samples / frame.sample_rate
+            time = self._next if frame.time is None else frame.time - self._begins
+            self.over = time >= self._length
+            if time < 0 or self.over or time < self._next - seconds:  # the last: a clock that jumps back
+                continue
+            self._next = time + seconds
+            kind = frame.format.name, frame.layout.name, frame.sample_rate
+            if kind != self._kind:
+                self._kind = kind
+                self._resampler = _av().AudioResampler(format="fltp", layout=self._layout, rate=self._out.rate)
+            frame.pts, frame.time_base = round(time * frame.sample_rate), Fraction(1, frame.sample_rate)
+            yield time, [made for part in self._resampler.resample(frame) for made in self._out.encode(part)]
+
+    def last_packets(self) -> list[Any]:
+        return list(self._out.encode(None))

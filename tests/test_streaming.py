@@ -100,6 +100,24 @@ def test_parts_come_out_as_soon_as_what_they_need_was_read(clip: Tensor) -> None
     assert (read, done) == (FRAMES, FRAMES)
 
 
+def test_a_crowd_is_worked_on_in_smaller_parts(clip: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, expected = at_once(clip)
+    monkeypatch.setattr("posefr.streaming._CROP_PIXELS", 5 * SIZE**2)
+    at_a_time = []
+
+    def counted(crops: Tensor) -> Tensor:
+        at_a_time.append(len(crops))
+        return restore(crops)
+
+    made = list(restore_in_parts(parts(clip, 16), faces, counted, size=SIZE, frame="ffhq"))
+    assert max(at_a_time) <= 5
+    assert sum(at_a_time) == len(faces)
+    assert torch.allclose(torch.cat(made), expected, atol=2e-5)
+    monkeypatch.setattr("posefr.streaming._CROP_PIXELS", 1)
+    made = list(restore_in_parts(parts(clip, 16), faces, restore, size=SIZE, frame="ffhq"))
+    assert torch.allclose(torch.cat(made), expected, atol=2e-5)
+
+
 def test_frames_without_a_face_come_back_to_the_bit(clip: Tensor) -> None:
     faces = smooth_faces(track_faces(detect(clip)))
     faces = faces[(faces.frame < 5) | (faces.frame >= 40)]
