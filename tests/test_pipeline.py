@@ -88,7 +88,7 @@ def test_a_video_file_comes_out_as_its_frames_would(tmp_path):
     made, expected = (torch.cat(list(VideoClip(tmp_path / name).parts())) for name in ("out.mp4", "expected.mp4"))
     assert (made - expected).abs().max() < 0.02
     assert (made - images).abs().max() > 0.1
-    assert told == [("detect", 20, 20), ("restore", 20, 20)]
+    assert told == [("detect", 16, 20), ("detect", 20, 20), ("restore", 16, 20), ("restore", 20, 20)]
 
 
 def _write_clip(path, frames):
