@@ -35,7 +35,7 @@ from .posefr.faces import Faces
 from .posefr.geometry import FRAMES, Crops, crop_faces
 from .posefr.masks import MASK_SHAPES, head_mask
 from .posefr.parsing import PARTS, load_parser, parser_names, parser_stamp
-from .posefr.report import faces_report
+from .posefr.report import faces_report, plural
 from .posefr.restoration import load_restorer, restorer_from, restorer_names, restorer_stamp
 from .posefr.selection import ORDERS, select_faces, split_faces
 from .posefr.sharpness import face_sharpness
@@ -77,10 +77,6 @@ RARE = {"advanced": True} if "advanced" in inspect.signature(io.Float.Input).par
 
 def _aliases(*words: str) -> dict[str, list[str]]:
     return {"search_aliases": list(words)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
-
-
-def _plural(count: int, noun: str, nouns: str = "") -> str:
-    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def _check_choice(name: str, names: list[str]) -> None:
@@ -154,7 +150,7 @@ def _check_same_images(images: torch.Tensor, faces: Faces) -> None:
         raise PoseFRError(
             "The faces were found in {} of {}x{} px, but this image is {} of {}x{} px; "
             "connect the image that went into Detect Faces.".format(
-                _plural(expected[0], "image"), expected[2], expected[1], found[0], found[2], found[1]
+                plural(expected[0], "image"), expected[2], expected[1], found[0], found[2], found[1]
             )
         )
 
@@ -171,7 +167,7 @@ class _Batches:
         result, fitted = host.with_smaller_batches(run, batch)
         if fitted < batch:
             self._most = fitted
-            self.said = f"Memory ran out with {_plural(batch, self._noun)} at a time; done with {fitted} at a time."
+            self.said = f"Memory ran out with {plural(batch, self._noun)} at a time; done with {fitted} at a time."
         return result
 
 
@@ -234,7 +230,7 @@ def _parse(
 
 
 def _no_face(searched: Faces, noun: str, if_no_face: str, size: int) -> str:
-    said, longer = f"No face found in {_plural(searched.frames, noun)}", max(searched.image_size)
+    said, longer = f"No face found in {plural(searched.frames, noun)}", max(searched.image_size)
     if 0 < size < longer:
         said += f" of {longer} px, searched at a working_size of {size}"
     if if_no_face == RAISE:
@@ -490,7 +486,7 @@ class DetectFaces(_Node):
         faces, halved = _detect(detector, images, threshold, working_size, angles, on_chunk, tile_size)
         if not len(faces):
             return cls.done(faces, 0, warnings=(_no_face(faces, "image", if_no_face, working_size), halved))
-        said = f"{_plural(len(faces), 'face')} in {_plural(len(images), 'image')}"
+        said = f"{plural(len(faces), 'face')} in {plural(len(images), 'image')}"
         return cls.done(faces, len(faces), said=said, warnings=(halved,))
 
 
@@ -656,7 +652,7 @@ class SelectFaces(_Node):
             frames=frames,
             among=among,
         )
-        return cls.done(kept, len(kept), rest, said=f"{len(kept)} of {_plural(len(faces), 'face')} kept")
+        return cls.done(kept, len(kept), rest, said=f"{len(kept)} of {plural(len(faces), 'face')} kept")
 
 
 class PreviewFaces(_Node):
@@ -690,7 +686,7 @@ class PreviewFaces(_Node):
         _check_same_images(images, faces)
         (on_image,) = host.progress()
         drawn = host.hand_over(draw_faces(images, select_faces(faces, order=order), on_image=on_image))
-        said, chosen = _plural(len(faces), "face"), _worth_showing(faces)
+        said, chosen = plural(len(faces), "face"), _worth_showing(faces)
         if len(chosen) < len(drawn):
             said += f"; {len(chosen)} of {len(drawn)} images shown here, all of them handed on"
         return cls.done(drawn, said=said, shown=ui.PreviewImage(drawn[chosen], cls=cls))
@@ -775,11 +771,11 @@ class TrackFaces(_Node):
             cuts = find_cuts(pictures)
         tracked = smooth_faces(track_faces(faces, gap=gap, reach=reach, cuts=cuts), sigma=smoothing)
         count = len(tracked.track.unique())
-        said = f"{_plural(count, 'track')} over {_plural(faces.frames, 'image')}"
+        said = f"{plural(count, 'track')} over {plural(faces.frames, 'image')}"
         if cuts:
-            said += f", {_plural(len(cuts), 'cut')}"
+            said += f", {plural(len(cuts), 'cut')}"
         filled = len(tracked) - len(faces)
-        return cls.done(tracked, count, said=f"{said}, {_plural(filled, 'face')} filled in" if filled else said)
+        return cls.done(tracked, count, said=f"{said}, {plural(filled, 'face')} filled in" if filled else said)
 
 
 class FaceReport(_Node):
@@ -828,7 +824,7 @@ class FaceReport(_Node):
             sharpness = face_sharpness(pictures, faces, on_face=_stop_if_asked)
         report = faces_report(faces, sharpness)
         text = json.dumps(report, indent=1)
-        said = f"{_plural(len(faces), 'face')} in {_plural(faces.frames, 'image')}"
+        said = f"{plural(len(faces), 'face')} in {plural(faces.frames, 'image')}"
         return cls.done(text, len(faces), faces.frames, report["per_frame"], said=said, shown=ui.PreviewText(text))
 
 
@@ -946,7 +942,7 @@ class FacesFromBoxes(_Node):
                 seen += int(found.sum())
             by_detector = f", {seen} found by the detector"
         counts = [len(faces) for faces in made]
-        said = f"{_plural(sum(counts), 'face')} of {_plural(boxed, 'box', 'boxes')}{by_detector}"
+        said = f"{plural(sum(counts), 'face')} of {plural(boxed, 'box', 'boxes')}{by_detector}"
         return cls.done(made, counts, said=said, warnings=(halved,))
 
 
@@ -1035,7 +1031,7 @@ class FacesToBoxes(_Node):
             _check_same_images(images, faces)
         (on_face,) = host.progress()
         segs = to_segs(faces, factor=crop_factor, mask=seg_mask, images=images, on_face=on_face)
-        said = f"{_plural(len(faces), 'box', 'boxes')} in {_plural(faces.frames, 'image')}"
+        said = f"{plural(len(faces), 'box', 'boxes')} in {plural(faces.frames, 'image')}"
         return cls.done(segs, to_boxes(faces, bbox_layout), to_bounding_boxes(faces), said=said)
 
 
@@ -1117,7 +1113,7 @@ class CropFaces(_Node):
         if not len(faces):
             blank = _blank(images, size)
             return cls.done(crops, blank, torch.zeros_like(heads), warnings=("No face to crop.",))
-        return cls.done(crops, host.hand_over(crops.images), heads, said=f"{_plural(len(faces), 'face')}, {size} px")
+        return cls.done(crops, host.hand_over(crops.images), heads, said=f"{plural(len(faces), 'face')}, {size} px")
 
 
 def _blank(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -1185,7 +1181,7 @@ class RestoreFaces(_Node):
         restored, halved = _restore(restorer, images, fidelity, seed, restoring)
         if crops is not None and steadying:
             restored = steady_restored(restored, crops.faces, device=restorer.device, on_face=steadying[0])
-        said = f"{_plural(len(images), 'face')} restored"
+        said = f"{plural(len(images), 'face')} restored"
         return cls.done(host.hand_over(restored), said=said, warnings=(halved,))
 
 
@@ -1271,13 +1267,13 @@ class FacePartsMask(_Node):
         network = _pick_parser(parser)
         (on_chunk,) = host.progress()
         masks, halved = _parse(network, looked_at, parts, on_chunk)
-        said = f"{', '.join(parts)} of {_plural(len(masks), 'face')}"
+        said = f"{', '.join(parts)} of {plural(len(masks), 'face')}"
         return cls.done(host.hand_over(masks), said=said, warnings=(halved,))
 
 
 def _not_one_for_each(crops: Crops, socket: str, found: int) -> PoseFRError:
     return PoseFRError(
-        f"{_plural(len(crops.faces), 'face')} came from Crop Faces, but {socket} brings {_plural(found, 'image')}; "
+        f"{plural(len(crops.faces), 'face')} came from Crop Faces, but {socket} brings {plural(found, 'image')}; "
         "connect exactly one image per face."
     )
 
@@ -1427,7 +1423,7 @@ class PasteFaces(_Node):
         )
         if custom_mask is not None and crop_masks is not None:
             out, covered = _limited(images, out, covered, over_image)
-        return cls.done(_join(out, alpha), host.hand_over(covered), said=f"{_plural(len(faces), 'face')} pasted")
+        return cls.done(_join(out, alpha), host.hand_over(covered), said=f"{plural(len(faces), 'face')} pasted")
 
 
 def _stop_if_asked(done: int, total: int) -> None:
@@ -1581,7 +1577,7 @@ class RestoreFacesInImage(_Node):
             strength=strength,
             on_face=_stop_if_asked,
         )
-        said = f"{_plural(len(faces), 'face')} restored in {_plural(len(images), 'image')}"
+        said = f"{plural(len(faces), 'face')} restored in {plural(len(images), 'image')}"
         return cls.done(_join(out, alpha), host.hand_over(covered), faces, said=said, warnings=tuple(warnings))
 
 
@@ -1687,7 +1683,7 @@ class RestoreFacesInVideo(_Node):
             strength=strength,
         )
         write_video(path, parts, clip, quality=quality)
-        said = f"{_plural(len(faces.track.unique()), 'face')} restored in {_plural(faces.frames, 'frame')}"
+        said = f"{plural(len(faces.track.unique()), 'face')} restored in {plural(faces.frames, 'frame')}"
         return cls.done(host.video(path), faces, said=said, warnings=(looks.said, repairs.said))
 
 

@@ -228,7 +228,7 @@ def _restore(args: argparse.Namespace) -> int:
         from .devices import desk_of
         from .host import with_smaller_batches
         from .pipeline import restore_report
-        from .report import face_records
+        from .report import face_records, plural
         from .selection import picked_numbers
 
         assert job.target is not None
@@ -250,7 +250,7 @@ def _restore(args: argparse.Namespace) -> int:
                 shutil.copyfileobj(source, file)
         else:
             lost = write_picture(job.target, picture.with_image(result.images), args.quality)
-        count = "1 face" if len(result.found) == 1 else f"{len(result.found)} faces"
+        count = plural(len(result.found), "face")
         said = f"{len(result.faces)} of {count} restored"
         if len(result.found) == 0:
             said = "no face found, passed through"
@@ -277,7 +277,7 @@ def _video(args: argparse.Namespace) -> int:
     from .devices import desk_of
     from .host import with_smaller_batches
     from .pipeline import restore_video
-    from .report import faces_report
+    from .report import faces_report, plural
 
     _check_selection(args)
     if _identity(args.input) == _identity(args.output):
@@ -311,9 +311,9 @@ def _video(args: argparse.Namespace) -> int:
             file.write(json.dumps({"posefr": __version__, "input": str(args.input), **report}, indent=2).encode())
     frames, tracks = faces.frames, len(report["tracks"])
     if len(faces):
-        print(f"{args.input}: {'1 face' if tracks == 1 else f'{tracks} faces'} restored in {frames} frames")
+        print(f"{args.input}: {plural(tracks, 'face')} restored in {plural(frames, 'frame')}")
     else:
-        print(f"{args.input}: no face in {frames} frames, nothing was written")
+        print(f"{args.input}: no face in {plural(frames, 'frame')}, nothing was written")
     return DONE
 
 
@@ -339,7 +339,7 @@ def _detect(args: argparse.Namespace) -> int:
     def detect(job: _Job) -> dict[str, Any]:
         from .devices import desk_of
         from .drawing import draw_faces
-        from .report import face_records
+        from .report import face_records, plural
         from .selection import picked_numbers, select_faces
 
         picture = read_picture(job.source)
@@ -348,7 +348,7 @@ def _detect(args: argparse.Namespace) -> int:
         faces = select_faces(found, order=args.order, indices=args.only)
         numbers = picked_numbers(args.only, len(found))
         records = face_records(faces, numbers)
-        count = "1 face" if len(found) == 1 else f"{len(found)} faces"
+        count = plural(len(found), "face")
         lines = [f"{len(faces)} of {count} listed" if args.only else count]
         if job.target is not None:
             lost = write_picture(

@@ -29,6 +29,7 @@ def run_demo(photo: Path | None, folder: Path) -> bool:
     from .detection import load_detector
     from .drawing import compare
     from .pipeline import restore_report
+    from .report import plural
     from .restoration import load_restorer
 
     if photo is None:
@@ -51,7 +52,7 @@ def run_demo(photo: Path | None, folder: Path) -> bool:
         (compare(columns, result.faces)[0] * 255).round().byte().numpy(), None if picture.is_grey else picture.icc
     )
     written["before and after"] = (f"{name}-before-after.png", sheet)
-    print("1 face restored." if len(result.faces) == 1 else f"{len(result.faces)} faces restored.")
+    print(f"{plural(len(result.faces), 'face')} restored.")
     for what, (file, content) in written.items():
         write_picture(folder / file, content)
         print(f"{what}: {(folder / file).resolve()}")

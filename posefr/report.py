@@ -1,4 +1,4 @@
-"""Faces as JSON-ready records."""
+"""What is told of faces: JSON-ready records, and counts in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
     from .faces import Faces
 
-__all__ = ["face_records", "faces_report"]
+__all__ = ["face_records", "faces_report", "plural"]
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """A count with its noun: 1 face, 2 faces; `nouns` where it takes more than an s."""
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def face_records(faces: Faces, numbers: Sequence[int] | None = None) -> list[dict[str, Any]]:
