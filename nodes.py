@@ -769,7 +769,9 @@ class TrackFaces(_Node):
             pictures, _ = _split(images)
             _check_same_images(pictures, faces)
             cuts = find_cuts(pictures)
-        tracked = smooth_faces(track_faces(faces, gap=gap, reach=reach, cuts=cuts), sigma=smoothing)
+        tracked = smooth_faces(
+            track_faces(faces, gap=gap, reach=reach, cuts=cuts, on_face=_stop_if_asked), sigma=smoothing
+        )
         count = len(tracked.track.unique())
         said = f"{plural(count, 'track')} over {plural(faces.frames, 'image')}"
         if cuts:
@@ -1546,7 +1548,7 @@ class RestoreFacesInImage(_Node):
             detecting, restoring, *steadying = host.progress(stages=2 + video)
             faces, halved = _detect(finder, images, threshold, working_size, angles, detecting)
             if video:
-                faces = smooth_faces(track_faces(faces, cuts=find_cuts(images)))
+                faces = smooth_faces(track_faces(faces, cuts=find_cuts(images), on_face=_stop_if_asked))
             faces = select_faces(faces, order="area", limit=limit)
             crops = crop_faces(images, faces, size=fixer.model.size, frame=fixer.model.frame, on_face=_stop_if_asked)
             warnings.append(halved)
@@ -1661,7 +1663,7 @@ class RestoreFacesInVideo(_Node):
         def restore(crops: torch.Tensor) -> torch.Tensor:
             return _restore(fixer, crops, fidelity, seed, restoring.standing(), repairs)[0]
 
-        faces = find_faces_in_parts(counted(clip.parts(), clip.frames, finding), detect)
+        faces = find_faces_in_parts(counted(clip.parts(), clip.frames, finding), detect, _stop_if_asked)
         faces = select_faces(faces, order="area", limit=limit)
         if not len(faces):
             reason = _no_face(faces, "frame", if_no_face, working_size)

@@ -39,12 +39,15 @@ def counted(
             on_frames(done, max(done, total))
 
 
-def find_faces_in_parts(parts: Iterable[Tensor], detect: Callable[[Tensor], Faces]) -> Faces:
+def find_faces_in_parts(
+    parts: Iterable[Tensor], detect: Callable[[Tensor], Faces], on_face: Callable[[int, int], None] | None = None
+) -> Faces:
     """Find the faces of a video, follow each from cut to cut and steady it.
 
     Args:
         parts: its frames in their order, [n, H, W, 3] each, floats 0..1, any n. None is kept.
         detect: finds the faces of a part.
+        on_face: called while they are followed, as `track_faces` has it.
 
     Returns:
         What `smooth_faces(track_faces(faces, cuts=find_cuts(images)))` gives for all the frames, on the CPU.
@@ -68,7 +71,7 @@ def find_faces_in_parts(parts: Iterable[Tensor], detect: Callable[[Tensor], Face
     for i, faces in enumerate(found):
         found[i] = replace(faces, frame=faces.frame + begun, frames=total)
         begun += faces.frames
-    return smooth_faces(track_faces(Faces.cat(found), cuts=cuts_between(torch.cat(pictures))))
+    return smooth_faces(track_faces(Faces.cat(found), cuts=cuts_between(torch.cat(pictures)), on_face=on_face))
 
 
 def restore_in_parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import pairwise
 
@@ -30,7 +30,14 @@ _FURTHEST_OF_NOISY = 0.12  # the same in tracks whose faces are all found so ine
 _LEAD = 3  # frames beyond a track's last face that its motion is followed for
 
 
-def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8, cuts: Collection[int] = ()) -> Faces:
+def track_faces(
+    faces: Faces,
+    *,
+    gap: int = 5,
+    reach: float = 0.8,
+    cuts: Collection[int] = (),
+    on_face: Callable[[int, int], None] | None = None,
+) -> Faces:
     """Tell which faces are the same one over the frames of a video, and fill in where one was missed.
 
     Each track expects its face where a line through its last frames leads. In each frame faces and tracks are matched
@@ -42,6 +49,7 @@ def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8, cuts: Collect
         gap: the most frames in a row in which a face may be missing.
         reach: how far the landmarks may lie from where they are expected, in face sizes (the geometric mean of both).
         cuts: frames that a new shot begins at, from `find_cuts`; no track goes on from one shot to the next.
+        on_face: called with faces done and faces in all, after each frame; may raise to stop.
 
     Returns:
         The faces by frame, with tracks counted from 0 in order of first appearance. The frames of a gap are filled in
@@ -58,6 +66,7 @@ def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8, cuts: Collect
     active: list[int] = []
     starts = sorted(cuts)
     found, counts = frames.unique(return_counts=True)
+    done = 0
     for frame, rows in zip(found.tolist(), frames.argsort(stable=True).split(counts.tolist()), strict=True):
         shot = bisect_right(starts, frame)
         earliest = max([frame - gap - 1, *starts[max(0, shot - 1) : shot]])
@@ -70,6 +79,9 @@ def track_faces(faces: Faces, *, gap: int = 5, reach: float = 0.8, cuts: Collect
             else:
                 tracks.append([row])
                 active.append(len(tracks) - 1)
+        done += len(rows)
+        if on_face is not None:
+            on_face(done, len(faces))
     track = torch.empty(len(faces), dtype=torch.int64)
     for i, members in enumerate(tracks):
         track[members] = i

@@ -977,6 +977,7 @@ def test_cropping_and_pasting_stop_between_faces_too(nodes, comfy, images, faces
         ("FacesToBoxes", {}),
         ("FaceReport", {}),
         ("SelectFaces", {"min_sharpness": 1.0}),
+        ("TrackFaces", {}),
     ],
 )
 def test_what_looks_at_every_face_stops_between_two(nodes, comfy, images, faces, node, given):
