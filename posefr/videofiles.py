@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,8 @@ _MOST = 65535
 _READ, _WRITTEN = "gbrp16le", "rgb48le"  # by way of fewer bits, frames come back darker by one in 255
 _RGB, _BT709, _LIMITED = 0, 1, 1  # FFmpeg's numbers of matrices and of a range
 _OTHER = 5  # BT.601: older PyAV heed the matrix of a frame's colours only where the one asked for is another
+_BEFORE_KEYFRAME = 10  # s
+_JUMP = 1.0  # s, that a clock which is read goes back by where another recording begins
 _MEANT = ("color_range", "colorspace", "color_primaries", "color_trc")
 # What mp4 and mov hold of sound as it is, and from which sample rate on.
 _COPIED_SOUND = {"aac": 1, "mp3": 16000, "ac3": 1, "eac3": 1, "alac": 1}
@@ -73,7 +76,8 @@ class VideoClip:
             stream = self.stream(file)
             # Broadcasts begin at any time of their clock.
             self.begins = max(start, (file.start_time or 0) / _av().time_base)
-            seconds = duration or max(0.0, (file.duration or 0) / _av().time_base - start)
+            left = max(0.0, ((file.start_time or 0) + (file.duration or 0)) / _av().time_base - start)
+            seconds = min(duration, left) if duration and left else duration or left
             whole = stream.frames if not (start or duration) else 0
             self.frames: int = whole or round(seconds * (stream.average_rate or 0))
 
@@ -105,7 +109,8 @@ class VideoClip:
         error = _av().error.FFmpegError
         try:
             if self.start:
-                file.seek(int(self.start / streams[0].time_base), stream=streams[0])
+                early = _BEFORE_KEYFRAME if file.format.name == "mpegts" else 0  # whose seek finds any packet
+                file.seek(int(max(0, self.start - early) / streams[0].time_base), stream=streams[0])
             yield from file.demux(*streams)
         except error as reason:
             raise self._unreadable(reason) from reason
@@ -136,18 +141,27 @@ class VideoClip:
         first, origin = (int(seconds / stream.time_base) for seconds in (self.start, self.begins))
         end = first + int(self.duration / stream.time_base) if self.duration else math.inf
         last, step = -1, max(1, round(1 / (stream.time_base * (stream.average_rate or 25))))
-        clock = "dts" if file.format.name == "avi" else "pts"  # AVI says nothing of when frames are shown
-        for frame in (frame for packet in self.packets(file, stream) for frame in _decoded(packet)):
-            time = getattr(frame, clock)
+        for time, frame in self._timed(file, stream):
             if time is not None and time < first:
                 continue
             if time is not None and time >= end:
                 return
+            if time is not None and (time - origin - last) * stream.time_base < -_JUMP:
+                origin = time - last - step  # a recording of several: each begins anew
             last = last + step if time is None else max(time - origin, last + 1)
             self.bits = max(component.bits for component in frame.format.components)
             self.last_duration = getattr(frame, "duration", None) or 0
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
             yield last, np.rot90(self._pixels(frame), turns)
+
+    def _timed(self, file: Any, stream: Any) -> Iterator[tuple[int | None, Any]]:
+        """Frames and when they are shown. AVI does not say it, but in its files they follow each other evenly."""
+        even: deque[int] | None = deque() if file.format.name == "avi" else None
+        for packet in self.packets(file, stream):
+            if even is not None and packet.dts is not None:
+                even.append(packet.dts)
+            for frame in _decoded(packet):
+                yield (even.popleft() if even else None) if even is not None else frame.pts, frame
 
     def _pixels(self, frame: Any) -> Any:
         try:
@@ -225,7 +239,6 @@ class _Pictures:
     def __init__(self, output: Any, like: Any, clip: VideoClip, part: Tensor, quality: float) -> None:
         self.time_base: Fraction = like.time_base
         self._clip = clip
-        self._delay: int | None = None
         self._stream = output.add_stream("libx264", rate=like.average_rate or 25, options={"crf": f"{quality:g}"})
         self._codec = context = self._stream.codec_context
         height, width = part.shape[1:3]
@@ -250,20 +263,14 @@ class _Pictures:
         )
         frame.colorspace, frame.color_range = context.colorspace, context.color_range
         frame.pts, frame.time_base = time, self.time_base
-        return self._delayed(self._stream.encode(frame))
+        return list(self._stream.encode(frame))
 
     def last_packets(self) -> list[Any]:
         """The others, after the last frame; it is shown as long as the clip's last one."""
-        packets = self._delayed(self._stream.encode(None))
-        if packets and self._clip.last_duration:
-            # In the order that they are decoded in, which is not the one that they are shown in.
-            packets[-1].duration = self._clip.times[-1] + self._clip.last_duration - packets[-1].dts - self._delay
-        return packets
-
-    def _delayed(self, packets: list[Any]) -> list[Any]:
-        """The packets; of the first it is kept how long before it is shown it is decoded."""
-        if packets and self._delay is None:
-            self._delay = packets[0].pts - packets[0].dts
+        packets = list(self._stream.encode(None))
+        if self._clip.last_duration:
+            for packet in packets:
+                packet.duration = self._clip.times[-1] + self._clip.last_duration - packet.pts
         return packets
 
 
@@ -278,9 +285,13 @@ class _Sound:
             # FFmpeg knows no decoder for some sound, and finds none of it where it begins late: it is left out.
             if stream.codec_context is None or not stream.rate:
                 continue
+            where = output, stream, clip.begins, ends
             least = _COPIED_SOUND.get(stream.codec_context.codec.canonical_name, math.inf)
-            kind = _Copied if output.format.name == "matroska" or stream.rate >= least else _Compressed
-            self._tracks[stream.index] = kind(output, stream, clip.begins, ends)
+            if output.format.name == "matroska" or stream.rate >= least:
+                with suppress(ValueError):  # what this file cannot hold
+                    self._tracks[stream.index] = _Copied(*where)
+            if stream.index not in self._tracks:
+                self._tracks[stream.index] = _Compressed(*where)
         self._ready = self._packets()
         self._next = next(self._ready, None)
 
@@ -312,18 +323,21 @@ class _Copied:
         self._out = output.add_stream_from_template(stream)
         self._out.metadata.update(stream.metadata)
         self._before, self._length = int(begins / stream.time_base), ends - begins
+        self._trimmed = begins > 0
         self._last: float = -math.inf
         self.over = False
 
     def packets(self, packet: Any) -> Iterator[tuple[float, Any]]:
         if packet.dts is None or packet.pts is None:  # the one that ends a stream
             return
-        time = float((packet.pts - self._before) * packet.time_base)
+        if (packet.dts - self._before - self._last) * packet.time_base < -_JUMP:
+            self._before = packet.dts - int(self._last) - (packet.duration or 1)
+        early = packet.dts - self._before <= self._last
+        packet.pts, packet.dts, packet.stream = packet.pts - self._before, packet.dts - self._before, self._out
+        time = float(packet.pts * packet.time_base)
         self.over = time >= self._length
-        early = time < 0 and self._before > 0
-        if not early and not self.over and packet.dts > self._last:  # a clock that jumps back has to catch up first
+        if not early and not self.over and (time >= 0 or not self._trimmed):
             self._last = packet.dts
-            packet.pts, packet.dts, packet.stream = packet.pts - self._before, packet.dts - self._before, self._out
             yield time, packet
 
     def last_packets(self) -> list[Any]:
@@ -348,9 +362,12 @@ class _Compressed:
         for frame in _decoded(packet):
             seconds = frame.samples / frame.sample_rate
             time = self._next if frame.time is None else frame.time - self._begins
+            if time < self._next - _JUMP:
+                self._begins, time = self._begins + time - self._next, self._next
             self.over = time >= self._length
-            if time < 0 or self.over or time < self._next - seconds:  # the last: a clock that jumps back
+            if time < 0 or self.over or time < self._next - seconds:
                 continue
+            time = max(time, self._next)
             self._next = time + seconds
             kind = frame.format.name, frame.layout.name, frame.sample_rate
             if kind != self._kind:
