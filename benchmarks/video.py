@@ -4,7 +4,7 @@ Videos of 1920x1080 show scikit-image's astronaut three times, at different size
 own; told is the highest memory that it has had in use.
 
     python benchmarks/video.py
-    python benchmarks/video.py --frames 48 192 768 --device cuda
+    python benchmarks/video.py --frames 1500 --device cuda
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def peak_memory(frames: int, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--frames", type=int, nargs="+", default=[24, 96], help="lengths (default: 24 96)")
+    parser.add_argument("--frames", type=int, nargs="+", default=[24, 96, 288], help="lengths (default: 24 96 288)")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
