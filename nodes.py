@@ -301,12 +301,12 @@ def _tile_size() -> Any:
     )
 
 
-def _if_no_face(handed_on: str) -> Any:
+def _if_no_face(handed_on: str, of: str = "image of the batch") -> Any:
     return io.Combo.Input(
         "if_no_face",
         options=[PASS, RAISE],
         default=PASS,
-        tooltip=f"What to do when no image of the batch has a face: hand on {handed_on}, with a note on the node, or "
+        tooltip=f"What to do when no {of} has a face: hand on {handed_on}, with a note on the node, or "
         "stop the run with an error.",
     )
 
@@ -1599,7 +1599,7 @@ class RestoreFacesInVideo(_Node):
                 *_paste_inputs(),
                 _threshold(),
                 _limit("frame"),
-                _if_no_face("the video unchanged"),
+                _if_no_face("the video unchanged", "frame"),
                 _working_size(),
                 _angles(),
                 _seed(),

@@ -136,14 +136,14 @@ def paste_faces(
         return sample_crops(images[frames[i] : frames[i] + 1], first, transforms[i : i + 1], size)[0]
 
     as_cropped = enlargement == 1 or color_match == "none"
-    changes = []
-    for i, picture in enumerate(restored if over_tracks is None else ()):
-        source = crops.images[i].to(device) if as_cropped else own(i)
-        changes.append(color_change(picture.to(device, torch.float32), source, color_match, crops.context))
-        if on_face is not None:
-            on_face(0, count)
     if over_tracks is None:
-        colors = smooth_over_tracks(torch.stack(changes), crops.faces) if changes else transforms
+        changes = []
+        for i, picture in enumerate(restored):
+            source = crops.images[i].to(device) if as_cropped else own(i)
+            changes.append(color_change(picture.to(device, torch.float32), source, color_match, crops.context))
+            if on_face is not None:
+                on_face(0, count)
+        colors = smooth_over_tracks(torch.stack(changes), crops.faces) if changes else torch.empty(0)
         over_tracks = OverTracks(colors, steady_scales(transforms, crops.faces))
     out = memory.copy(images)
     coverage = memory.zeros(images.shape[:3], device)

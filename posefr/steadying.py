@@ -59,9 +59,9 @@ def steady_restored(
         raise PoseFRError(f"The steadying is {sigma} frames; expected 0 or more.")
     if len(restored) != len(faces):
         raise PoseFRError(f"There are {len(restored)} restored crops but {len(faces)} faces; hand on one for each.")
-    wanted, times = frames, faces.frame.tolist()
+    times = faces.frame.tolist()
     tracks = [rows for rows in _tracks(faces, times) if len(rows) > 1]
-    chosen = [[row for row in rows if wanted is None or times[row] in wanted] for rows in tracks]
+    chosen = [[row for row in rows if frames is None or times[row] in frames] for rows in tracks]
     total_faces = sum(map(len, chosen))
     if sigma == 0 or not total_faces:
         return restored

@@ -119,9 +119,7 @@ def restore_in_parts(
             done += len(part)
             if taken is not None:
                 crops, restored, tracks = taken
-                part, _ = paste_faces(
-                    part, crops, restored, color_match=color_match, over_tracks=tracks, **options
-                )  # fmt: skip
+                part, _ = paste_faces(part, crops, restored, color_match=color_match, over_tracks=tracks, **options)
             yield part
     if read != faces.frames:
         raise PoseFRError(f"The faces were found in {faces.frames} frames, but there are {read}; find them anew.")

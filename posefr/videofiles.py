@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -156,12 +157,13 @@ class VideoClip:
 
     def _timed(self, file: Any, stream: Any) -> Iterator[tuple[int | None, Any]]:
         """Frames and when they are shown. AVI does not say it, but in its files they follow each other evenly."""
-        even: deque[int] | None = deque() if file.format.name == "avi" else None
+        avi, even = file.format.name == "avi", deque[int]()
         for packet in self.packets(file, stream):
-            if even is not None and packet.dts is not None:
+            if packet.dts is not None:
                 even.append(packet.dts)
             for frame in _decoded(packet):
-                yield (even.popleft() if even else None) if even is not None else frame.pts, frame
+                following = even.popleft() if even else None
+                yield following if avi else frame.pts, frame
 
     def _pixels(self, frame: Any) -> Any:
         try:
@@ -219,18 +221,19 @@ def write_video(target: Path, parts: Iterable[Tensor], clip: VideoClip, *, quali
 
 
 def _write(output: Any, source: Any, parts: Iterable[Tensor], clip: VideoClip, quality: float) -> None:
-    pictures: _Pictures | None = None
+    parts = iter(parts)
+    first = next(parts, None)
+    if first is None:
+        return
+    pictures, sound = _Pictures(output, clip.stream(source), clip, first, quality), _Sound(output, source, clip)
     written = 0
-    for part in parts:
-        if pictures is None:
-            pictures, sound = _Pictures(output, clip.stream(source), clip, part, quality), _Sound(output, source, clip)
+    for part in chain([first], parts):
         for frame in part:
             output.mux(pictures.packets(frame, clip.times[written]))
             written += 1
         sound.add_until(float(clip.times[written - 1] * pictures.time_base))
-    if pictures is not None:
-        output.mux(pictures.last_packets())
-        sound.add_until(math.inf)
+    output.mux(pictures.last_packets())
+    sound.add_until(math.inf)
 
 
 class _Pictures:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import photos
 import pytest
 import torch
 from fakes import FakeDetector, FakeRestorer
@@ -453,16 +454,10 @@ def test_an_interruption_is_told_by_the_exit_status(photo, tmp_path, monkeypatch
 @pytest.fixture
 def clip(tmp_path) -> Path:
     """A grey-brown video of 12 frames of 96 x 64 px."""
-    av = pytest.importorskip("av")
+    pytest.importorskip("av")
     path = tmp_path / "in" / "clip.mp4"
     path.parent.mkdir(exist_ok=True)
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), (120, 100, 80), np.uint8), format="rgb24")
-        for _ in range(12):
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
+    photos.write_clip(path, np.full((12, 64, 96, 3), (120, 100, 80), np.uint8))
     return path
 
 

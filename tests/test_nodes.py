@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import subprocess
 import sys
 import weakref
@@ -19,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import photos
 import pytest
 import torch
 from torch.nn import Linear
@@ -246,6 +248,8 @@ def test_every_node_has_a_help_page_that_names_every_socket(pack):
         assert page.startswith(f"# {schema.display_name}\n")
         for name in [*(i.id for i in schema.inputs), *(o.display_name for o in schema.outputs)]:
             assert f"\n- `{name}`" in page
+        for socket in schema.inputs:
+            assert re.search(rf"\n- `{socket.id}`( \(optional\))?: {re.escape(socket.tooltip)}", page), socket.id
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
@@ -1033,18 +1037,13 @@ class EveryFrame(Detector):
 @pytest.fixture
 def clip(nodes, comfy, models, tmp_path, monkeypatch):
     """A grey VIDEO of 30 frames, read in parts of seven; `seer` finds a face in each frame."""
-    av = pytest.importorskip("av")
+    pytest.importorskip("av")
     monkeypatch.setattr(comfy.folders, "temporary", str(tmp_path / "temporary"))
     monkeypatch.setattr(sys.modules[nodes.VideoClip.__module__], "_LONGEST_PART", 7)
     models.detectors["seer"] = EveryFrame(nodes, "seer", [])
     path = tmp_path / "clip.mp4"
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 160, 128, "yuv420p"
-        for level in range(30):
-            pixels = torch.full((128, 160, 3), 60 + level, dtype=torch.uint8).numpy()
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        file.mux(stream.encode(None))
+    levels = torch.arange(60, 90, dtype=torch.uint8)[:, None, None, None]
+    photos.write_clip(path, levels.expand(-1, 128, 160, 3).numpy(), rate=25)
     return sys.modules["comfy_api.latest"].InputImpl.VideoFromFile(str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import photos
 import pytest
 import torch
 from fakes import FakeDetector, FakeRestorer
@@ -73,7 +74,7 @@ def test_a_video_file_comes_out_as_its_frames_would(tmp_path):
 
     frames = torch.linspace(0.2, 0.8, 20)[:, None, None, None].expand(20, 64, 96, 3)
     source = tmp_path / "in.mp4"
-    _write_clip(source, frames)
+    photos.write_clip(source, (frames * 255).byte().numpy())
     clip = VideoClip(source)
     images = torch.cat(list(clip.parts()))
     told = []
@@ -89,15 +90,3 @@ def test_a_video_file_comes_out_as_its_frames_would(tmp_path):
     assert (made - expected).abs().max() < 0.02
     assert (made - images).abs().max() > 0.1
     assert told == [("detect", 16, 20), ("detect", 20, 20), ("restore", 16, 20), ("restore", 20, 20)]
-
-
-def _write_clip(path, frames):
-    import av
-
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=25, options={"crf": "1"})
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        for frame in frames:
-            pixels = (frame * 255).byte().numpy()
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        file.mux(stream.encode(None))
