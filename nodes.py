@@ -1352,7 +1352,7 @@ class PasteFaces(_Node):
                     "custom_mask",
                     optional=True,
                     tooltip="A mask over the image, or one for each image: faces are pasted where it is white. Takes "
-                    "the place of the mask chosen below.",
+                    "the place of mask.",
                 ),
                 io.Mask.Input(
                     "crop_masks",
