@@ -40,18 +40,24 @@ def color_change(restored: Tensor, source: Tensor, method: str, context: float =
         method: `none`; `mean_std`: means and standard deviations in OKLab, over the face, become the source's;
             `wavelet`: the lowest frequencies, up to 8 cycles a crop, become the source's, the others stay; `detail`:
             the same up to 32 cycles, so that features keep their shape and only fine texture is the restored one's.
+            Where the source has less than half as much colour, those fade with it: a grey photo stays grey.
         context: how many times wider than its frame the crop is.
 
     Returns:
-        For `apply_color`: nothing; an affine map of colours, [3, 4]; or what is to be added, small, [3, s, s]. The
-        means of such changes are changes too.
+        For `apply_color`: nothing; an affine map of colours, [3, 4]; or, small, what is to be added and the share of
+        colour to keep, everywhere the same, [4, s, s]. The means of such changes are changes too.
     """
     if method == "none":
         return restored.new_zeros(0)
-    if method in _LOW_BANDS:
-        return (_shrink(source, _LOW_BANDS[method]) - _shrink(restored, _LOW_BANDS[method]))[0]
     weight = face_weight(_STATISTICS_SIZE, restored.device, context).reshape(-1, 1)
     small, wanted = (_shrink(crop, _STATISTICS_SIZE)[0].flatten(1).T for crop in (restored, source))
+    if method in _LOW_BANDS:
+        amount, wanted_amount = (
+            _statistics(colors - luma(colors)[:, None], weight)[1].norm() for colors in (small, wanted)
+        )
+        kept = (2 * wanted_amount / amount.clamp_min(1e-4)).clamp_max(1)
+        low, wanted_low = (_shrink(crop, _LOW_BANDS[method])[0] for crop in (_faded(restored, kept), source))
+        return torch.cat([wanted_low - low, kept.expand_as(low[:1])])
     (mean, deviation), (wanted_mean, wanted_deviation) = (
         _statistics(srgb_to_oklab(colors), weight) for colors in (small, wanted)
     )
@@ -73,13 +79,19 @@ def apply_color(restored: Tensor, change: Tensor, method: str) -> Tensor:
     if method == "none":
         return restored
     if method in _LOW_BANDS:
-        size = list(restored.shape[:2])
-        return restored + F.interpolate(change[None], size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2)
+        size, low = list(restored.shape[:2]), change[None, :3]
+        low = F.interpolate(low, size=size, mode="bicubic", align_corners=False)[0].movedim(0, 2)
+        return _faded(restored, change[3].mean()) + low
     if restored.device.type != "cpu":
         return restored @ change[:, :3].T + change[:, 3]
     import cv2
 
     return torch.from_numpy(cv2.transform(restored.detach().numpy(), change.numpy()))  # a twentieth of torch's time
+
+
+def _faded(color: Tensor, share: Tensor) -> Tensor:
+    """[..., 3] with that share of its colour, a number from 0, grey, to 1; the brightness stays."""
+    return torch.lerp(luma(color)[..., None].expand_as(color), color, share)
 
 
 def _shrink(crop: Tensor, size: int) -> Tensor:
