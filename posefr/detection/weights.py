@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PoseFRError
-from ..imagefiles import atomic_file
+from ..weightfiles import misfits, write_safetensors
 
 __all__ = ["architecture_of", "read_state", "read_weights", "write_weights"]
 
@@ -79,9 +79,7 @@ def read_weights(network: nn.Module, path: Path, architecture: str, state: dict[
     """
     state = read_state(path) if state is None else state
     own = network.state_dict()
-    wrong = sorted(own.keys() ^ state.keys())
-    wrong += [name for name in own if name in state and own[name].shape != state[name].shape]
-    if wrong:
+    if wrong := misfits(own, state):
         raise PoseFRError(
             f"{path} does not fit RetinaFace {architecture}: {len(wrong)} tensors are missing, too many or of another "
             f"shape, among them {wrong[0]}; pick the detector that the file was made for."
@@ -101,12 +99,8 @@ def write_weights(network: nn.Module, architecture: str, path: Path, metadata: d
     Raises:
         PoseFRError: the folder or the disk takes none.
     """
-    from safetensors.torch import save
-
     state = {
         name: (value.half() if value.ndim == 4 else value).detach().cpu().contiguous()
         for name, value in network.state_dict().items()
     }
-    data = save(state, {"format": "pt", "architecture": architecture, **metadata})
-    with atomic_file(path) as file:
-        file.write(data)
+    write_safetensors(state, {"format": "pt", "architecture": architecture, **metadata}, path)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import PoseFRError, brief
+from ..weightfiles import misfits
 from .network import PoseFRConfig, PoseFRNet
 from .shards import read_tensors, write_shards
 
@@ -87,9 +88,7 @@ def load_network(path: Path) -> tuple[PoseFRNet, dict[str, Any]]:
             expected = PoseFRNet(config).state_dict()
     except _UNUSABLE as error:
         raise PoseFRError(f"{path.name} holds no usable PoseFR configuration ({brief(error)}).") from None
-    wrong = sorted(expected.keys() ^ tensors.keys())
-    wrong += [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
-    if wrong:
+    if wrong := misfits(expected, tensors):
         raise PoseFRError(
             f"{path.name} does not fit the configuration stored in it: {len(wrong)} tensors are missing, too many or "
             f"of another shape, among them {wrong[0]!r}; download or copy it again."

@@ -12,18 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import PoseFRError, brief
-from ..imagefiles import atomic_file
+from ..weightfiles import write_safetensors
 
 __all__ = [
     "read_tensors",
     "shard_base",
     "shard_paths",
     "whole_name",
-    "write_safetensors",
     "write_shards",
     "written_path",
 ]
@@ -85,13 +84,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise PoseFRError(f"{part.name} belongs to other weights than the files beside it; download them again.")
         told = metadata
     return tensors
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """Write a safetensors file, whole or not at all. Raises PoseFRError if the folder or the disk takes none."""
-    data = save(dict(tensors), dict(metadata))
-    with atomic_file(path) as file:
-        file.write(data)
 
 
 def write_shards(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, mib: float) -> list[Path]:

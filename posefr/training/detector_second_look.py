@@ -30,6 +30,7 @@ from ..detection.inference import Candidates, find_candidates
 from ..detection.second_look import CROP, SecondLook, crop_transforms, cut_out, look_again, view_transforms
 from ..detection.suppression import overlaps
 from ..errors import PoseFRError
+from ..weightfiles import write_safetensors
 from .detector import add_options, average, held_out_canvases, load_stock, pixels, turned_more_often, use_threads
 from .detector_canvas import Canvas, compose, mirror
 from .detector_degradation import degrade
@@ -299,8 +300,6 @@ def _save(
 
 
 def _write(network: SecondLook, path: Path, step: int, seconds: float, args: argparse.Namespace, shift: float) -> None:
-    from safetensors.torch import save_file
-
     weights = {
         name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in network.state_dict().items()
     }
@@ -313,10 +312,7 @@ def _write(network: SecondLook, path: Path, step: int, seconds: float, args: arg
         "minutes": f"{seconds / 60:.0f}",
         "score_shift": f"{shift:.2f}",
     }
-    partial = path.with_name(path.name + ".part")
-    save_file(weights, partial, facts)
-    partial.chmod(0o644)
-    partial.replace(path)
+    write_safetensors(weights, facts, path)
 
 
 def _parser() -> argparse.ArgumentParser:

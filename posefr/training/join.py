@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..errors import PoseFRError
 from ..restoration.checkpoint import read_metadata
-from ..restoration.shards import read_tensors, shard_base, write_safetensors
+from ..restoration.shards import read_tensors, shard_base
+from ..weightfiles import write_safetensors
 
 __all__ = ["add_arguments", "run"]
 

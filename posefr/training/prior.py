@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from ..errors import PoseFRError
 from ..restoration.checkpoint import read_metadata
 from ..restoration.network import PoseFRConfig, PoseFRNet
-from ..restoration.shards import read_tensors, write_safetensors
+from ..restoration.shards import read_tensors
 from ..restoration.stylegan2 import Synthesis
+from ..weightfiles import write_safetensors
 
 __all__ = ["MappingNetwork", "Prior", "PriorConfig", "load_prior", "save_prior", "take_prior"]
 
