@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import PoseFRError, brief
+from .errors import PoseFRError
 from .imagefiles import SUFFIXES, atomic_file, check_suffix, is_stream, picture_files, read_picture, write_picture
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _restore(args: argparse.Namespace) -> int:
 
         assert job.target is not None
         picture = read_picture(job.source)
-        image = picture.image.to(desk_of(_device(args.device)))
+        image = picture.image.to(desk_of(_device(args)))
         result, fitted = with_smaller_batches(
             lambda batch: restore_report(
                 image,
@@ -299,7 +299,7 @@ def _video(args: argparse.Namespace) -> int:
                 restorer=restorer,
                 batch=batch,
                 quality=args.quality,
-                device=desk_of(_device(args.device)),
+                device=desk_of(_device(args)),
                 on_frames=on_frames,
                 **_settings(args),
             ),
@@ -343,7 +343,7 @@ def _detect(args: argparse.Namespace) -> int:
         from .selection import picked_numbers, select_faces
 
         picture = read_picture(job.source)
-        found = detector.detect(picture.image.to(desk_of(_device(args.device))), **_search(args))
+        found = detector.detect(picture.image.to(desk_of(_device(args))), **_search(args))
         # Drawn and listed in the order that --only counts in.
         faces = select_faces(found, order=args.order, indices=args.only)
         numbers = picked_numbers(args.only, len(found))
@@ -520,17 +520,10 @@ def _check_selection(args: argparse.Namespace) -> None:
     select_faces(Faces.empty((1, 1), 1), order=args.order, indices=args.only)
 
 
-def _device(name: str) -> torch.device:
-    import torch
+def _device(args: argparse.Namespace) -> torch.device:
+    from .devices import named_device
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).tolist()
-    except Exception as error:  # what a device that is not there raises is up to its backend
-        raise PoseFRError(f"The device '{name}' cannot be used here: {brief(error)}.") from error
-    return device
+    return named_device(args.device)
 
 
 def _folders(models: Path | None, names: Sequence[str]) -> list[Path]:
@@ -562,7 +555,7 @@ def _load_detector(args: argparse.Namespace) -> Detector:
     try:
         return load_detector(
             args.detector,
-            device=_device(args.device),
+            device=_device(args),
             folders=_folders(args.models, DETECTOR_FOLDERS),
             download=True,
             progress=progress,
@@ -576,7 +569,7 @@ def _load_restorer(args: argparse.Namespace) -> Restorer:
     from .host import RESTORER_FOLDERS
     from .restoration import load_restorer
 
-    return load_restorer(args.restorer, device=_device(args.device), folders=_folders(args.models, RESTORER_FOLDERS))
+    return load_restorer(args.restorer, device=_device(args), folders=_folders(args.models, RESTORER_FOLDERS))
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -593,7 +586,7 @@ def _info(args: argparse.Namespace) -> int:
             print(f"  {package} {version(package)}")
         except PackageNotFoundError:
             print(f"  {package}: not installed")
-    print(f"device: {_device(args.device)}")
+    print(f"device: {_device(args)}")
     print("detectors:", *detector_names(_folders(args.models, DETECTOR_FOLDERS)))
     print("restorers:", *restorer_names(_folders(args.models, RESTORER_FOLDERS)))
     restorer = _load_restorer(args)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from networks import SMALL
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -137,6 +139,16 @@ def test_what_fits_another_configuration_is_taken_and_the_rest_named():
     assert torch.equal(prior.synthesis.block(32).up.weight, tensors["convs.4.conv.weight"][0])
     assert "convs.6.conv.weight [1, 8, 8, 3, 3]: synthesis.blocks.64.up.weight has [4, 8, 3, 3]" in refused
     assert all("convs.6" in line or "convs.7" in line or "to_rgbs.3" in line for line in refused)
+
+
+def test_with_a_configuration_the_mapping_network_keeps_all_its_layers(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIGURATIONS, "posefr-256", replace(SMALL, prior=WIDTHS, style_channels=STYLE))
+    torch.save(generator(), tmp_path / "generator.pt")
+    options = [str(tmp_path / "generator.pt"), "-o", str(tmp_path / "prior.safetensors"), "--size", "64"]
+    assert main(["convert", *options, "--configuration", "posefr-256"]) == 0
+    prior, provenance = load_prior(tmp_path / "prior.safetensors")
+    assert prior.config.layers == LAYERS
+    assert not provenance["not_taken"]
 
 
 def test_a_generator_of_other_widths_is_refused(tmp_path):

@@ -179,6 +179,26 @@ def test_a_folder_without_faces_is_told_in_one_line(tmp_path, detector, capsys):
     assert "There are no face pictures" in capsys.readouterr().err
 
 
+def test_faces_that_are_not_square_or_have_no_yaw_and_folders_that_are_not_there_are_told(tmp_path, detector, capsys):
+    cv2.imwrite(str(tmp_path / "wide.png"), picture(0)[:64])
+    assert main(["restore", "--faces", str(tmp_path), "--restorer", "posefr-256"]) == 1
+    assert "wide.png has 96 x 64 px; expected square crops" in capsys.readouterr().err
+    cv2.imwrite(str(tmp_path / "wide.png"), picture(0))
+    (tmp_path / "manifest.csv").write_text("file,yaw\nwide.png,left\n")
+    assert main(["restore", "--faces", str(tmp_path), "--restorer", "posefr-256"]) == 1
+    assert "has a yaw that is no number" in capsys.readouterr().err
+    (tmp_path / "manifest.csv").unlink()
+    assert main(["restore", "--faces", str(tmp_path), "--models", str(tmp_path / "typo"), "--limit", "1"]) == 1
+    assert "typo; give --models one that exists" in capsys.readouterr().err
+
+
+def test_a_small_face_grows_smoothly_and_a_large_one_shrinks_by_means():
+    small = picture(0, 32)
+    smooth = cv2.resize(small, (64, 64), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(restore.resized(small, 64), smooth)
+    assert np.array_equal(restore.resized(small.repeat(2, 0).repeat(2, 1), 32), small)
+
+
 def test_a_size_that_the_measures_cannot_take_is_told(capsys):
     with pytest.raises(SystemExit):
         main(["restore", "--faces", "any", "--size", "100"])

@@ -17,7 +17,7 @@ from posefr.training.augmentation import Augmentation
 from posefr.training.data import FaceCrops
 from posefr.training.journal import Journal, read_log
 from posefr.training.prior import Prior, PriorConfig, load_prior, save_prior, take_prior
-from posefr.training.prior_trainer import PathLength, grown, train_prior
+from posefr.training.prior_trainer import PathLength, _PriorTrainer, grown, train_prior
 from posefr.training.processes import Processes
 from posefr.training.recipe import PriorRecipe
 from posefr.training.start import start_network
@@ -157,6 +157,20 @@ def test_a_run_writes_resumes_and_checks_the_size(prior, tmp_path):
     assert load_prior(path)[1]["steps"] == 4
     with pytest.raises(PoseFRError, match="The prior is for 64 px, the faces have 32 px"):
         train_prior(prior, FaceCrops(np.zeros((1, 32, 32, 3), np.uint8), np.ones(1)), recipe, tmp_path, CPU)
+
+
+def test_a_run_that_goes_on_takes_its_rates_and_refuses_other_widths(prior, tmp_path):
+    recipe = PriorRecipe(steps=1, batch=2)
+    train_prior(prior, faces(), recipe, tmp_path, CPU)
+    changed = replace(recipe, learning_rate=3e-6, discriminator_rate=2e-6)
+    trainer = _PriorTrainer(Prior(prior.config), faces(), changed, tmp_path, CPU, "")
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {3e-6}
+    assert {group["lr"] for group in trainer.judge.optimizer.param_groups} == {2e-6}
+    wider = Prior(replace(prior.config, style_channels=24))
+    with pytest.raises(PoseFRError, match=r"a prior of other widths \(--configuration\)"):
+        train_prior(wider, faces(), recipe, tmp_path, CPU)
+    with pytest.raises(PoseFRError, match="--log-every must be at least 1"):
+        train_prior(prior, faces(), replace(recipe, log_every=0), tmp_path, CPU)
 
 
 def test_what_is_stopped_by_hand_goes_on_later(prior, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from networks import SMALL, awake
 
 from posefr.errors import PoseFRError
 from posefr.layout import channels_last
-from posefr.restoration.checkpoint import load_network
+from posefr.restoration.checkpoint import load_network, save_network
 from posefr.restoration.network import CONFIGURATIONS, PoseFRNet
 from posefr.training.__main__ import main
 from posefr.training.card import write_card
@@ -322,6 +322,7 @@ def test_the_priors_convolutions_have_a_learning_rate_of_their_own(crops, tmp_pa
 
 
 def test_a_run_with_orthogonal_steps_learns_and_goes_on(crops, tmp_path):
+    torch.manual_seed(0)
     recipe = Recipe(steps=10, batch=2, workers=1, log_every=5, muon=True, prior_rate=4.0, faithful=1.0,
                     refine_quarter=True, learning_rate=0.01)  # fmt: skip
     train(awake(PoseFRNet(SMALL)), crops, recipe, tmp_path, CPU)
@@ -441,11 +442,13 @@ def test_an_error_while_faces_are_degraded_is_raised_and_not_waited_for(crops):
         ({"workers": 0}, "--workers must be at least 1; found 0"),
         ({"sample_every": 0}, "--sample-every must be at least 1"),
         ({"minutes": 0.0}, "--minutes must be more than 0"),
-        ({"judged_size": 128}, "from 8 to the faces' 64 px; found 128"),
-        ({"judged_size": 48}, "a power of two from 8 to the faces' 64 px; found 48"),
+        ({"judged_size": 128, "adversarial": 0.1}, "from 8 to the faces' 64 px; found 128"),
+        ({"judged_size": 48, "features": 0.1}, "a power of two from 8 to the faces' 64 px; found 48"),
         ({"free_only": True, "faithful": 1.0}, "--faithful must be less than 1"),
         ({"free_only": True, "refine_only": True, "faithful": 0.0}, "--refine-only and --free-only exclude each other"),
         ({"refine_quarter": True, "refine_only": True}, "--refine-only and --refine-quarter exclude each other"),
+        ({"refine_only": True, "consistency": 0.1}, "--refine-only and --consistency exclude each other"),
+        ({"judged_size": 32}, "--judged-size is of the discriminator, which only --adversarial or --features train"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(crops, tmp_path, change, message):
@@ -466,8 +469,10 @@ def test_losses_that_need_landmarks_say_so(crops, tmp_path):
 
 def test_the_log_skips_a_line_that_was_cut_off_and_the_plot_shows_what_there_is(tmp_path):
     log = tmp_path / "log.jsonl"
-    log.write_text('{"step": 1, "pixel": 0.5}\n{"step": 2, "pixel": 0.4, "r1": 3}\n{"step": 3, "pi')
-    assert [line["step"] for line in read_log(log)] == [1, 2]
+    log.write_text('{"step": 9, "size": 64, "blur": 1}\n')  # of the size that a run grew from
+    with log.open("a") as file:
+        file.write('{"step": 1, "pixel": 0.5}\n{"step": 2, "pixel": 0.4, "r1": 3}\n{"step": 3, "pi')
+    assert [line["step"] for line in read_log(log)] == [9, 1, 2]
     plot_losses(log, tmp_path / "loss.png")
     assert cv2.imread(str(tmp_path / "loss.png")).shape == (200, 720, 3)
     plot_losses(tmp_path / "absent.jsonl", tmp_path / "none.png")
@@ -528,22 +533,78 @@ def test_the_command_trains_at_rising_sizes_and_goes_on_where_it_stopped(crops, 
     assert "1 steps of 1 faces, 1 in all" in card
     assert "licence is not known" in card
     assert main(options) == 0
-    assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 2
+    assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 3, "the size that is left has all the steps"
     assert read_log(tmp_path / "log.jsonl")[-1]["size"] == 128
+
+
+def test_a_run_that_is_stopped_leaves_a_card_and_knows_what_it_started_from(crops, tmp_path, monkeypatch, capsys):
+    """Each run's weights have the same name; another file of that name is another start."""
+    monkeypatch.setitem(CONFIGURATIONS, "posefr-256", SMALL)
+    starts = []
+    for name in ("a", "b"):
+        torch.manual_seed(ord(name))
+        starts.append(tmp_path / name / "network.safetensors")
+        save_network(awake(PoseFRNet(SMALL)), starts[-1], {})
+    out = tmp_path / "out"
+    out.mkdir()
+    np.savez(out / "faces-64.npz", images=crops.images, scale=crops.scale)
+    options = ["--faces", str(tmp_path), "--out", str(out), "--device", "cpu", "--batch", "1", "--workers", "1"]
+
+    def stopped(self: _Trainer, batch: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Trainer, "_draw", stopped)
+        assert main([*options, "--steps", "2", "--weights", str(starts[0])]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    licence = "Training started from network.safetensors ("
+    assert licence in (out / "network.md").read_text()
+    assert main([*options, "--steps", "1"]) == 0
+    assert licence in (out / "network.md").read_text(), "a run that goes on keeps what it started from"
+    assert "3 steps of 1 faces" in (out / "network.md").read_text()
+    assert main([*options, "--steps", "1", "--weights", str(starts[0])]) == 0
+    capsys.readouterr()
+    assert main([*options, "--steps", "1", "--weights", str(starts[1])]) == 1
+    assert "a run that did not start from network.safetensors (" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_and_a_file_that_is_not_are_told(crops, tmp_path, capsys):
+    assert main(["--faces", str(tmp_path), "--out", str(tmp_path), "--device", "gpu"]) == 1
+    assert "error: The device 'gpu' cannot be used here" in capsys.readouterr().err
+    assert main(["--faces", str(tmp_path), "--out", str(tmp_path), "--weights", str(tmp_path / "none")]) == 1
+    assert "none cannot be read (" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_takes_the_rate_of_its_discriminator_and_counts_its_faces(crops, tmp_path):
+    recipe = Recipe(steps=2, batch=2, workers=1, adversarial=0.1, judged_size=32, faithful=0.0)
+    train(PoseFRNet(SMALL), crops, recipe, tmp_path, CPU)
+    with pytest.raises(PoseFRError, match="saw squares of another size; leave --judged-size as it was"):
+        train(PoseFRNet(SMALL), crops, replace(recipe, judged_size=0), tmp_path, CPU)
+    other = replace(recipe, steps=1, batch=3, discriminator_rate=1e-6)
+    trainer = _Trainer(PoseFRNet(SMALL), crops, other, tmp_path, CPU, "", None, 0)
+    assert [group["lr"] for group in trainer.judge.optimizer.param_groups] == [1e-6]
+    path = train(PoseFRNet(SMALL), crops, other, tmp_path, CPU)
+    assert load_network(path)[1]["images"] == 2 * 2 + 3
+    kept = torch.load(tmp_path / "state.pt", weights_only=True)["judge"]
+    train(PoseFRNet(SMALL), crops, Recipe(steps=1, batch=2, workers=1), tmp_path, CPU)
+    left = torch.load(tmp_path / "state.pt", weights_only=True)["judge"]
+    assert all(torch.equal(left[name], kept[name]) for name in kept), "kept for a run that trains it again"
 
 
 def test_a_card_counts_the_licences_of_a_manifest(tmp_path):
     (tmp_path / "manifest.csv").write_text("file,source,licence\na,x,CC0\nb,x,CC0\nc,y,MIT\nd\n")
-    provenance = {"recipe": asdict(Recipe(bf16=True)), "steps": 3, "images": 24, "minutes": 0.5, "note": "a test"}
+    provenance = {"recipe": asdict(Recipe(bf16=True)), "steps": 3, "images": 24, "minutes": 0.5,
+                  "note": "from posefr-256.safetensors (0123abcd), a test"}  # fmt: skip
     weights = tmp_path / "own-00001-of-00002.safetensors"
-    path = write_card(weights, tmp_path, 3, provenance, tmp_path / "absent.jsonl", ["posefr-256.safetensors"])
+    path = write_card(weights, tmp_path, 3, provenance, tmp_path / "absent.jsonl", CPU)
     assert path.name == "own.md"
     card = path.read_text()
-    assert "Training started from posefr-256.safetensors; what its licence asks for holds here too." in card
+    assert "--restorer own-00001-of-00002.safetensors" in card
+    assert "Training started from posefr-256.safetensors (0123abcd); what its licence asks for holds here too." in card
     assert "- photos: 1, licence not told\n- x: 2, licence CC0\n- y: 1, licence MIT" in card
     assert "`--bf16`" in card
     assert "3 steps of 8 faces, 24 in all, in 0.5 minutes" in card
-    assert "Note: a test." in card
+    assert "Note: from posefr-256.safetensors (0123abcd), a test." in card
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import PoseFRError
+from ..training.identity import ARCFACE_POINTS
 from ..training.losses import grid, prominence
 
 __all__ = [
-    "ARCFACE_POINTS",
     "Identity",
     "detail_ratio",
     "grid_share",
@@ -25,9 +25,6 @@ __all__ = [
 ]
 
 Image = NDArray[np.uint8]
-
-# Where ArcFace's alignment (arXiv 1801.07698) puts eyes, nose and mouth corners in 112 x 112 px.
-ARCFACE_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 
 
 def psnr(image: Image, truth: Image) -> float:

@@ -19,11 +19,21 @@ from tqdm import tqdm
 
 from ..detection import Detector, load_detector
 from ..errors import PoseFRError
-from ..geometry import apply_transform, crop_faces
+from ..geometry import apply_transform, crop_faces, transform_scale
 from ..imagefiles import picture_files, readable
 from .metrics import Identity, detail_ratio, grid_share, pattern_height
 from .options import SHARED, add_input
-from .restore import Row, add_restorer_arguments, apply, chosen_restorers, largest_face, load_identity, side, write_csv
+from .restore import (
+    Row,
+    add_restorer_arguments,
+    apply,
+    chosen_restorers,
+    largest_face,
+    load_identity,
+    resized,
+    side,
+    write_csv,
+)
 
 __all__ = ["Face", "add_arguments", "find_faces", "measure", "run"]
 
@@ -105,8 +115,7 @@ def find_faces(folder: Path, size: int, detector: Detector) -> Iterator[Face]:
     for path, tensor in readable(picture_files(folder, nested=True)):
         photo = (tensor[0] * 255).round().to(torch.uint8).numpy()
         if folder.name == _ALIGNED:
-            shrinks = photo.shape[0] > size
-            image = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+            image = resized(photo, size, path)
             yield Face(folder.name, path.name, image, largest_face(image, detector), float(photo.shape[0]))
             continue
         faces = detector.detect(tensor, threshold=_LEAST, size=1280)
@@ -114,7 +123,7 @@ def find_faces(folder: Path, size: int, detector: Detector) -> Iterator[Face]:
             continue
         crops = crop_faces(tensor, faces, size=size, frame="ffhq")
         landmarks = apply_transform(crops.transforms, faces.landmarks).float().numpy()
-        sides = size / torch.linalg.vector_norm(crops.transforms[:, :, 0], dim=1)
+        sides = size / transform_scale(crops.transforms)
         for index, crop in enumerate((crops.images * 255).round().to(torch.uint8).numpy()):
             yield Face(folder.name, f"{path.name} {index}", crop, landmarks[index], float(sides[index]))
 

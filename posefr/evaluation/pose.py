@@ -21,12 +21,12 @@ from ..detection import Detector, load_detector
 from ..errors import PoseFRError
 from ..imagefiles import picture_files
 from ..pose import estimate_pose
+from ..training.manifest import LANDMARKS, read_manifest
 from .options import SHARED, add_input
 
 __all__ = ["add_arguments", "agreement", "run"]
 
 _ANGLES = ("yaw", "pitch", "roll")
-_POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 _FSANET = ("fsanet-1x1-iter-688590.onnx", "fsanet-var-iter-688590.onnx")
 _FSANET_SIDE = 1.4  # of the box's longer side: what comes nearest to the poses in the training photos' list
 
@@ -73,10 +73,8 @@ def agreement(ours: Tensor, theirs: Tensor) -> dict[str, float]:
 
 def _rows(folder: Path, every: int) -> Iterator[tuple[dict[str, str], Tensor, Tensor]]:
     """Of every n-th training photo: its row in the list, its five landmarks, and its pose by FSA-Net."""
-    from ..training.manifest import read_manifest
-
     for row in read_manifest(folder, required=True)[::every]:
-        points = torch.tensor([[float(row[f"{p}_x"]), float(row[f"{p}_y"])] for p in _POINTS])
+        points = torch.tensor([[float(row[f"{p}_x"]), float(row[f"{p}_y"])] for p in LANDMARKS])
         yield row, points, torch.tensor([float(row[a]) for a in _ANGLES])
 
 

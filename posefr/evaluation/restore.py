@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..detection import Detector, load_detector
-from ..errors import PoseFRError
+from ..errors import PoseFRError, brief
 from ..imagefiles import picture_files, readable
 from ..restoration import Restorer, load_restorer, restorer_names
 from ..training.degradation import SEVERITIES, Degradation, degrade, draw
@@ -26,7 +26,16 @@ from ..training.manifest import read_manifest
 from .metrics import Identity, detail_ratio, grid_share, landmark_error, pattern_height, psnr, ssim
 from .options import SHARED, add_input
 
-__all__ = ["add_arguments", "add_restorer_arguments", "apply", "chosen_restorers", "largest_face", "run", "write_csv"]
+__all__ = [
+    "add_arguments",
+    "add_restorer_arguments",
+    "apply",
+    "chosen_restorers",
+    "largest_face",
+    "resized",
+    "run",
+    "write_csv",
+]
 
 Image = NDArray[np.uint8]
 _LEVELS = ("mild", "medium", "severe")
@@ -82,7 +91,13 @@ def chosen_restorers(args: argparse.Namespace) -> dict[str, Restorer]:
 
     That is the file's name without its folder, unless two have the same: each run's weights are `network.safetensors`.
     A file in a models folder that holds no restorer is named and left out.
+
+    Raises:
+        PoseFRError: a models folder that is not there, or a restorer that is not found.
     """
+    for folder in args.models:
+        if not folder.is_dir():
+            raise PoseFRError(f"There is no folder {folder}; give --models one that exists.")
     if args.restorer:
         return _named([load_restorer(name, folders=args.models) for name in dict.fromkeys(args.restorer)])
     restorers = []
@@ -165,11 +180,15 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 def _cases(folder: Path, size: int, limit: int, detector: Detector) -> list[Case]:
     paths = picture_files(folder)
-    yaws = {row["file"]: float(row["yaw"]) for row in read_manifest(folder) if row.get("file") and row.get("yaw")}
+    rows = read_manifest(folder)
+    try:
+        yaws = {row["file"]: float(row["yaw"]) for row in rows if row.get("file") and row.get("yaw")}
+    except ValueError as error:
+        raise PoseFRError(f"{folder / 'manifest.csv'} has a yaw that is no number ({brief(error)}).") from None
     cases = []
     for path, photo in readable(paths[: limit or None]):
         image = (photo[0] * 255).round().to(torch.uint8).numpy()
-        truth = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+        truth = resized(image, size, path)
         landmarks = largest_face(truth, detector)
         for severity in _LEVELS:
             # The seed is the face's name and the severity, so that a face keeps its degradation in any selection.
@@ -204,10 +223,25 @@ def apply(restorer: Restorer, fidelity: float, image: Image) -> Image:
     """The restored face, as large as the face [S, S, 3] was."""
     crops = torch.from_numpy(np.ascontiguousarray(image).astype(np.float32) / 255)[None]
     restored = (restorer.restore(crops, fidelity=fidelity)[0] * 255).round().to(torch.uint8).cpu().numpy()
-    size = image.shape[0]
-    if len(restored) == size:
-        return restored
-    return cv2.resize(restored, (size, size), interpolation=cv2.INTER_AREA if len(restored) > size else cv2.INTER_CUBIC)
+    return resized(restored, image.shape[0])
+
+
+def resized(image: Image, size: int, path: Path | None = None) -> Image:
+    """[S, S, 3] to [size, size, 3], by means of areas or, where it grows, by cubics.
+
+    Raises:
+        PoseFRError: it is not square; `path` is named.
+    """
+    height, width = image.shape[:2]
+    if height != width:
+        raise PoseFRError(
+            f"{path} has {width} x {height} px; expected square crops of faces, aligned as FFHQ is. "
+            "`python -m posefr.evaluation photos` takes photos as they are."
+        )
+    if width == size:
+        return image
+    interpolation = cv2.INTER_AREA if width > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (size, size), interpolation=interpolation), np.uint8)
 
 
 def _clean_rows(restorers: Mapping[str, Restorer], cases: Sequence[Case], identity: Identity | None) -> list[Row]:

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from what was saved last", file=sys.stderr)
+        goes_on = "; the same command goes on from what was saved last" if name in ("restorer", "prior") else ""
+        print(f"stopped{goes_on}", file=sys.stderr)
         return 130
     return status
 

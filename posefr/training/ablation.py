@@ -33,8 +33,9 @@ from ..restoration.shards import read_tensors
 from .data import FaceCrops, load_crops
 from .degradation import SEVERITIES, degrade, draw
 from .processes import Processes
-from .recipe import Recipe
+from .recipe import LOSSES, Recipe
 from .start import start_network
+from .state import origin
 from .trainer import train
 
 __all__ = ["VARIANTS", "PlainBlock", "add_arguments", "run", "split", "table"]
@@ -110,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=int, default=4000, help="degraded faces that each run sees (default: %(default)s)")
     add("--batch", type=int, default=8)
     add("--learning-rate", type=float, default=1e-3)
-    add("--loss", default="psnr", choices=("relative", "psnr"))
+    add("--loss", default="psnr", choices=LOSSES)
     add("--seed", type=int, action="append", help="may be given more than once; runs are averaged (default: 0)")
     add("--prior", type=Path, help="prior of stage 1 at this size; without it that run is left out")
     add("--only", action="append", choices=list(VARIANTS), help="may be given more than once (default: all)")
@@ -217,8 +218,8 @@ def _train(
     recipe = replace(recipe, steps=max(1, args.images // faces))
     folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
     path = folder / "network.safetensors"
-    start = args.prior.name if variant.pretrained else "random weights"
-    note = f"{len(crops)} faces of {args.faces.resolve().name}, {args.size} px, from {start}"
+    start = origin(args.prior) if variant.pretrained else "from random weights"
+    note = f"{len(crops)} faces of {args.faces.resolve().name}, {args.size} px, {start}"
     done = json.loads(read_metadata(path)["provenance"]) if path.exists() else {}
     finished = done.get("steps") == recipe.steps  # a run that was stopped left weights too
     if not finished or done.get("recipe") != asdict(recipe) or done.get("note") != note:

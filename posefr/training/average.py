@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     """Average and say where."""
     if not 0 <= args.share <= 1:
         raise PoseFRError(f"--share is 0 to 1; found {args.share:g}.")
+    if args.output.suffix.lower() != ".safetensors":
+        raise PoseFRError(f"{args.output} has to end in .safetensors.")
     (first, _), (second, provenance) = load_network(args.first), load_network(args.second)
     network = average(first, second, args.share)
     note = f"averaged: {1 - args.share:g} {args.first.name}, {args.share:g} {args.second.name}"
@@ -52,7 +54,10 @@ def average(first: PoseFRNet, second: PoseFRNet, share: float) -> PoseFRNet:
     """
     whole = first.with_parts_of(second.config)
     if whole.config != second.config:
-        raise PoseFRError("The weights are of networks that differ in their sizes or widths; they have no average.")
+        raise PoseFRError(
+            "The weights are of networks that differ in their sizes or widths, or the second lacks parts of the first; "
+            "they have no average."
+        )
     known, theirs = first.state_dict(), second.state_dict()
     for name, value in whole.state_dict().items():
         value.lerp_(theirs[name], share if name in known else 1.0)

@@ -14,23 +14,25 @@ import torch
 from ..restoration.shards import whole_name
 from .journal import read_log
 from .manifest import read_manifest
+from .processes import Processes
 from .recipe import Recipe
 
 __all__ = ["write_card"]
 
 
 def write_card(
-    weights: Path, folder: Path, faces: int, provenance: Mapping[str, Any], log: Path, started: Sequence[str] = ()
+    weights: Path, folder: Path, faces: int, provenance: Mapping[str, Any], log: Path, processes: Processes
 ) -> Path:
     """Write the card of weights that were just trained.
 
     Args:
         weights: what was written; the card lies beside it as NAME.md. folder: of the photos. faces: cut out of them.
-        provenance: as in the checkpoint. log: the run's. started: names of the weights that it started from.
+        provenance: as in the checkpoint. log: the run's. processes: that trained.
     """
     name = whole_name(weights)
     faces_a_step = provenance["images"] // max(1, provenance["steps"])
-    recipe = provenance["recipe"]
+    recipe, note = provenance["recipe"], provenance["note"]
+    started = [part.removeprefix("from ") for part in note.split(", ") if part.startswith("from ")]
     changed = {name: value for name, value in recipe.items() if value != getattr(Recipe(), name)}
     options = " ".join(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
                        for name, value in changed.items())  # fmt: skip
@@ -46,14 +48,14 @@ def write_card(
         f"`python -m posefr.training`, options other than the defaults: `{options or 'none'}`",
         "",
         f"{provenance['steps']:,} steps of {faces_a_step:,} faces, {provenance['images']:,} in all, in "
-        f"{provenance['minutes']:g} minutes, on {_machine()}.",
-        *([f"Note: {provenance['note']}."] if provenance["note"] else []),
+        f"{provenance['minutes']:g} minutes, on {_machine(processes)}.",
+        *([f"Note: {note}."] if note else []),
         *_progress(read_log(log)),
         "",
         "## Figures",
         "Measure on faces that are in none of the above:",
         "",
-        f"    python -m posefr.evaluation restore --faces FACES --restorer {name}",
+        f"    python -m posefr.evaluation restore --faces FACES --restorer {weights.name}",
     ]
     card = weights.with_name(name).with_suffix(".md")
     card.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -70,9 +72,9 @@ def _licences(folder: Path) -> list[str]:
             in sorted(counts.items())]  # fmt: skip
 
 
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+def _machine(processes: Processes) -> str:
+    if processes.device.type == "cuda":
+        return f"{processes.count} x {torch.cuda.get_device_name(processes.device)}"
     return f"a CPU ({platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"
 
 

@@ -10,12 +10,13 @@ import argparse
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import PoseFRError
+from ..errors import PoseFRError, brief
 from ..restoration.network import CONFIGURATIONS
 from .prior import Prior, PriorConfig, save_prior
 
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.configuration:
         configuration = CONFIGURATIONS[args.configuration]
         config = PriorConfig.of(configuration.at(args.size or configuration.size))
+        config = replace(config, layers=_layers(tensors))
     prior, refused = convert(tensors, config, args.size)
     save_prior(prior, args.output, {"note": f"converted from {args.generator.name}", "not_taken": refused})
     count = len(prior.state_dict())
@@ -65,8 +67,7 @@ def read_generator(path: Path) -> dict[str, Tensor]:
         with allow([argparse.Namespace]):
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PoseFRError(f"{path.name} cannot be read as a checkpoint of tensors alone: {reason}") from None
+        raise PoseFRError(f"{path.name} cannot be read as a checkpoint of tensors alone: {brief(error)}") from None
     if isinstance(stored, dict):
         stored = stored.get("g_ema", stored.get("g", stored))
     needed = ("style.1.weight", "input.input", "conv1.conv.weight", "to_rgb1.conv.weight")
@@ -83,8 +84,12 @@ def _own_shapes(tensors: Mapping[str, Tensor], size: int | None) -> PriorConfig:
     if size is not None and size not in channels:
         raise PoseFRError(f"The generator has the sizes {', '.join(map(str, channels))} px; found no {size}.")
     channels = {s: width for s, width in channels.items() if size is None or s <= size}
-    layers = sum(bool(re.fullmatch(r"style\.\d+\.weight", name)) for name in tensors)
-    return PriorConfig(channels, tensors["style.1.weight"].shape[1], layers)
+    return PriorConfig(channels, tensors["style.1.weight"].shape[1], _layers(tensors))
+
+
+def _layers(tensors: Mapping[str, Tensor]) -> int:
+    """How many layers the generator's mapping network has."""
+    return sum(bool(re.fullmatch(r"style\.\d+\.weight", name)) for name in tensors)
 
 
 def _targets(name: str) -> str | None:

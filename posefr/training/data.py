@@ -22,11 +22,9 @@ from tqdm import tqdm
 from ..errors import PoseFRError, brief
 from ..imagefiles import atomic_file, picture_files, readable
 from .degradation import SEVERITIES, Severity, degrade, draw, recolour
-from .manifest import read_manifest
+from .manifest import LANDMARKS, read_manifest
 
 __all__ = ["FaceCrops", "PairLoader", "load_crops"]
-
-_POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
 
 class FaceCrops:
@@ -106,7 +104,7 @@ def load_crops(
     if cache is not None and cache.exists():
         return _kept(cache, folder)
     from ..faces import Faces  # the geometry, and the detector when it is needed
-    from ..geometry import apply_transform, crop_faces
+    from ..geometry import apply_transform, crop_faces, transform_scale
 
     landmarks_of = _listed(folder)
     photos = _from_detector(folder, limit, device) if landmarks_of is None else _with_landmarks(landmarks_of, limit)
@@ -123,7 +121,7 @@ def load_crops(
         found = crop_faces(photo, faces, size=size, frame="ffhq")
         crops.append((found.images * 255).round().to(torch.uint8).numpy())
         points.append(apply_transform(found.transforms, landmarks).numpy())
-        scales.append(1 / torch.linalg.vector_norm(found.transforms[:, :, 0], dim=1).double().numpy())
+        scales.append(1 / transform_scale(found.transforms).double().numpy())
         files += [os.path.relpath(path, folder).replace(os.sep, "/")] * len(landmarks)
     if not crops:
         raise PoseFRError(f"No photo with a face was found in {folder}; training needs at least one.")
@@ -154,7 +152,7 @@ def _kept(cache: Path, folder: Path) -> FaceCrops:
 
 def _listed(folder: Path) -> dict[Path, Tensor] | None:
     """Landmarks [n, 5, 2] of each photo that a manifest lists, or None where there is none or it tells no landmarks."""
-    columns = [f"{point}_{axis}" for point in _POINTS for axis in "xy"]
+    columns = [f"{point}_{axis}" for point in LANDMARKS for axis in "xy"]
     rows = read_manifest(folder)
     if not rows or not {"file", *columns} <= set(rows[0]):
         return None
@@ -166,7 +164,7 @@ def _listed(folder: Path) -> dict[Path, Tensor] | None:
             raise PoseFRError(
                 f"{folder / 'manifest.csv'}, line {line}: the landmarks of {row['file']} are not ten numbers."
             ) from None
-        path, points = folder / row["file"], torch.tensor(values).reshape(1, len(_POINTS), 2)
+        path, points = folder / row["file"], torch.tensor(values).reshape(1, len(LANDMARKS), 2)
         found[path] = torch.cat([found[path], points]) if path in found else points
     return found
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Conv2d
 from torch.nn import functional as F
 
-from ..errors import PoseFRError
+from ..errors import PoseFRError, brief
 
 __all__ = ["ARCFACE_POINTS", "IdentityLoss", "MobileFaceNet", "align"]
 
@@ -147,8 +147,8 @@ class IdentityLoss(nn.Module):
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             return cls(MobileFaceNet(tensors.get("state_dict", tensors)))
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise PoseFRError(f"{path.name} is not a MobileFaceNet checkpoint as the loss needs it: {reason}") from None
+            said = f"{path.name} is not a MobileFaceNet checkpoint as the loss needs it: {brief(error)}"
+            raise PoseFRError(said) from None
 
     def forward(self, image: Tensor, target: Tensor, landmarks: Tensor) -> Tensor:
         """images [B, 3, S, S] in 0..1, landmarks [B, 5, 2] px."""

@@ -64,8 +64,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_losses(log: Path, path: Path) -> None:
-    """Draw each loss of a log over the steps, in a panel of its own, as PNG."""
+    """Draw each loss of a log over the steps at the size that it ends with, in a panel of its own, as PNG."""
     lines = read_log(log)
+    lines = [line for line in lines if line.get("size") == lines[-1].get("size")]
     names = sorted({name for line in lines for name in line} - set(_NOT_LOSSES))
     panels = []
     for name in names:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..errors import PoseFRError
 
-__all__ = ["read_manifest"]
+__all__ = ["LANDMARKS", "read_manifest"]
+
+LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # columns NAME_x and NAME_y, px
 
 
 def read_manifest(folder: Path, required: bool = False) -> list[dict[str, str]]:

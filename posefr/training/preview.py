@@ -56,13 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--faces", type=Path, required=True, help="folder of photos")
     add("--out", type=Path, default=Path("preview"), help="folder for parts.png and draws.png (default: %(default)s)")
     add("--size", type=int, default=256, help="px of the crops (default: %(default)s)")
-    add("--draws", type=int, default=6, help="whole draws of each severity (default: %(default)s)")
+    add("--draws", type=_count, default=6, help="whole draws of each severity (default: %(default)s)")
     add("--seed", type=int, default=0)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count} is less than 1")
+    return count
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw and say where."""
-    faces = load_crops(args.faces, args.size, limit=max(1, args.draws)).images
+    faces = load_crops(args.faces, args.size, limit=args.draws).images
     for name, picture in (
         ("parts", parts_sheet(faces[0])),
         ("draws", draws_sheet(faces, args.draws, args.seed)),

@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..devices import default_device
 from ..errors import PoseFRError
 from ..layout import channels_last
 from ..restoration.network import CONFIGURATIONS
+from ..weightfiles import misfits
 from .adversarial import Judge
 from .augmentation import Augmentation
 from .data import FaceCrops, load_crops
@@ -25,7 +26,7 @@ from .journal import Journal, plot_losses, sheet, write_png
 from .prior import Prior, PriorConfig, load_prior, save_prior
 from .processes import Processes
 from .recipe import PriorRecipe, add_options, from_options
-from .state import SAVED_EVERY, continued, write_state
+from .state import SAVED_EVERY, continued, load_optimizer, origin, write_state
 
 __all__ = ["PathLength", "train_prior"]
 
@@ -50,18 +51,21 @@ def run(args: argparse.Namespace) -> int:
     """Train and say where the weights are."""
     config = CONFIGURATIONS[args.configuration]
     config = config.at(args.size) if args.size else config
+    recipe = from_options(args, PriorRecipe)
+    recipe.check()
     processes = Processes.start(args.device)
     crops = processes.in_turn(
         lambda: load_crops(args.faces, config.size, args.out / f"faces-{config.size}.npz", device=processes.device)
     )
     torch.manual_seed(args.seed)
-    prior = Prior(PriorConfig.of(config))
+    shapes = PriorConfig.of(config)
+    prior = Prior(shapes)
     notes = [args.note] if args.note else []
     if args.weights:
         known, _ = load_prior(args.weights)
-        prior = grown(known, prior)
-        notes.insert(0, f"from {args.weights.name}")
-    path = train_prior(prior, crops, from_options(args, PriorRecipe), args.out, processes, ", ".join(notes))
+        prior = grown(known, Prior(replace(shapes, layers=known.config.layers)))
+        notes.insert(0, origin(args.weights))
+    path = train_prior(prior, crops, recipe, args.out, processes, ", ".join(notes))
     if processes.first:
         logging.getLogger(__name__).info("Weights: %s", path)
     processes.stop()
@@ -117,7 +121,11 @@ def train_prior(
 
     Returns:
         The path of the averaged weights.
+
+    Raises:
+        PoseFRError: a recipe that no run can have, or a run in `out` that cannot go on like this.
     """
+    recipe.check()
     return _PriorTrainer(prior, crops, recipe, out, processes, note).run()
 
 
@@ -263,11 +271,13 @@ class _PriorTrainer:
                 f"{self.out} holds a prior for {state['size']} px, and this one is for {self.prior.config.size} px; "
                 "choose another --out."
             )
+        if misfits(self.prior.state_dict(), state["prior"]):
+            raise PoseFRError(f"{path} is of a prior of other widths (--configuration); choose another --out.")
         self.note = continued(state.get("note", self.note), self.note, path)
         self.prior.load_state_dict(state["prior"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], self.recipe.learning_rate)
         self.judge.load_state_dict(state["judge"])
-        self.judge.optimizer.load_state_dict(state["judge_optimizer"])
+        load_optimizer(self.judge.optimizer, state["judge_optimizer"], self.recipe.discriminator_rate)
         self.path_length.mean = state["path_length"]
         self.steps, self.seconds = state["steps"], state["seconds"]

@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..devices import named_device
+
 __all__ = ["Processes"]
 
 _T = TypeVar("_T")
@@ -38,17 +40,20 @@ class Processes:
         """Join the processes that torchrun started (it sets RANK, WORLD_SIZE and LOCAL_RANK), or run alone.
 
         Args:
-            device: "cuda" gives each process a GPU of its own.
+            device: its name; "cuda" gives each process a GPU of its own.
+
+        Raises:
+            PoseFRError: there is no such device here.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1"))
+        count, own = int(os.environ.get("WORLD_SIZE", "1")), named_device(device)
         if count == 1:
-            return cls(torch.device(device))
-        if device == "cuda":
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(device)
+            return cls(own)
+        if own == torch.device("cuda"):
+            own = named_device(f"cuda:{os.environ['LOCAL_RANK']}")
+            torch.cuda.set_device(own)
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_PATIENCE)
-        return cls(torch.device(device), torch.distributed.get_rank(), count)
+            torch.distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_PATIENCE)
+        return cls(own, torch.distributed.get_rank(), count)
 
     @property
     def first(self) -> bool:

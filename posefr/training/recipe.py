@@ -7,11 +7,14 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from ..errors import PoseFRError
 from .degradation import SEVERITIES
 
 __all__ = ["LOSSES", "PriorRecipe", "Recipe", "add_options", "from_options"]
 
 LOSSES = ("relative", "psnr")
+# Losses of whole faces, which a run of the refinement alone, in squares, does not have.
+_NOT_REFINING = ("adversarial", "features", "identity_weight", "region", "consistency", "latent")
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound="Run")
 
@@ -32,6 +35,14 @@ class Run:
     bf16: bool = _option(False, "bfloat16 autocast: for CUDA, and for CPUs that multiply it (avx512_bf16, amx)")
     log_every: int = _option(50, "steps between two lines of the log")
     sample_every: int = _option(1000, "steps between two checkpoints, each with a sheet of samples and the loss plot")
+
+    def check(self) -> None:
+        """Raises PoseFRError for values that no run can have."""
+        for name in ("batch", "log_every", "sample_every"):
+            if getattr(self, name) < 1:
+                raise PoseFRError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(self, name)}.")
+        if self.minutes <= 0:
+            raise PoseFRError(f"--minutes must be more than 0; found {self.minutes:g}.")
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,34 @@ class Recipe(Run):
     def judged(self) -> bool:
         """Whether a discriminator is trained."""
         return self.adversarial > 0 or self.features > 0
+
+    def check(self) -> None:
+        """Raises PoseFRError for values that no run can have, or that exclude each other."""
+        super().check()
+        if self.workers < 1:
+            raise PoseFRError(f"--workers must be at least 1; found {self.workers}.")
+        if self.loss not in LOSSES:
+            raise PoseFRError(f"The pixel loss is one of {', '.join(LOSSES)}; found {self.loss!r}.")
+        if unknown := sorted(set(self.severity_names) - set(SEVERITIES)):
+            names = ", ".join(map(repr, unknown))
+            raise PoseFRError(f"The severities are some of {', '.join(SEVERITIES)}; found {names}.")
+        try:
+            _ = self.favoured
+        except ValueError:
+            raise PoseFRError(
+                f"--favour is made of patterns and positive numbers, as in 'ffhq*=8,old/*=0.5'; found {self.favour!r}."
+            ) from None
+        if self.free_only and self.faithful >= 1:
+            raise PoseFRError(
+                "--free-only trains what speaks below fidelity 1; --faithful must be less than 1 with it."
+            )
+        for other in ("free_only", "refine_quarter", *_NOT_REFINING):
+            if self.refine_only and getattr(self, other):
+                raise PoseFRError(f"--refine-only and --{other.replace('_', '-')} exclude each other; choose one.")
+        if self.judged_size and not self.judged:
+            raise PoseFRError("--judged-size is of the discriminator, which only --adversarial or --features train.")
+        if self.latent and self.batch < 2:
+            raise PoseFRError("The latent loss compares different faces of a batch; --batch must be at least 2.")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from ..devices import default_device
 from ..errors import PoseFRError
 from ..restoration.checkpoint import read_metadata
 from ..restoration.network import CONFIGURATIONS
+from ..restoration.shards import written_path
 from .card import write_card
 from .data import load_crops
 from .identity import IdentityLoss
 from .processes import Processes
 from .recipe import Recipe, add_options, from_options
 from .start import start_network
+from .state import origin
 from .trainer import train
 
 __all__ = ["add_arguments", "run"]
@@ -30,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--faces", type=Path, required=True, help="folder of photos; the faces in them are cut out and kept in --out")
     add("--out", type=Path, required=True, help="folder for weights, log and samples; a run found there is resumed")
-    add("--configuration", default="posefr-256", choices=sorted(CONFIGURATIONS))
+    add("--configuration", default="posefr-256", choices=sorted(CONFIGURATIONS), help="of a network that starts at "
+        "random; one of --weights keeps its widths, takes only size and parts (default: %(default)s)")  # fmt: skip
     add("--size", type=_sizes, default=(), help="train at this size in px, or at one after the other: 128,256 shares "
         "the budget between them and grows the network (default: the configuration's)")  # fmt: skip
     add("--weights", type=Path, help="checkpoint to start from; a smaller one is grown")
@@ -53,15 +56,17 @@ def run(args: argparse.Namespace) -> int:
     """Train and say where the weights are."""
     config = CONFIGURATIONS[args.configuration]
     recipe = from_options(args, Recipe)
+    recipe.check()
     identity = IdentityLoss.load(args.identity) if args.identity else None
     sizes = args.size or (config.size,)
-    recipe = replace(recipe, minutes=recipe.minutes / len(sizes), steps=-(-recipe.steps // len(sizes)))
+    left = _left(sizes, args.out)
+    recipe = replace(recipe, minutes=recipe.minutes / len(left), steps=-(-recipe.steps // len(left)))
     processes = Processes.start(args.device)
     weights, prior_from = args.weights, 4
-    started = [path.name for path in (args.weights, args.prior) if path is not None]
+    started = [origin(path) for path in (args.weights, args.prior) if path is not None]
     grown = [f"sizes {' and '.join(map(str, sizes))}, the figures are the last one's"] if len(sizes) > 1 else []
-    note = ", ".join([*(f"from {name}" for name in started), *grown, *([args.note] if args.note else [])])
-    for size in _left(sizes, args.out):
+    note = ", ".join([*started, *grown, *([args.note] if args.note else [])])
+    for size in left:
         torch.manual_seed(args.seed)
         network = start_network(config.at(size), weights, args.prior, prior_from)
         crops = processes.in_turn(
@@ -69,14 +74,22 @@ def run(args: argparse.Namespace) -> int:
                 args.faces, size, args.out / f"faces-{size}.npz", device=processes.device
             )
         )
-        weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
+        try:
+            weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
+        finally:  # one that is stopped by Ctrl+C leaves weights too
+            _describe(written_path(args.out / "network.safetensors"), args.faces, len(crops), processes)
         prior_from = 2 * size
     if processes.first:
-        provenance = json.loads(read_metadata(weights)["provenance"])
-        card = write_card(weights, args.faces, len(crops), provenance, args.out / "log.jsonl", started)
-        logging.getLogger(__name__).info("Weights: %s, with the card %s", weights, card.name)
+        logging.getLogger(__name__).info("Weights: %s", weights)
     processes.stop()
     return 0
+
+
+def _describe(weights: Path, faces: Path, count: int, processes: Processes) -> None:
+    """Write the card of the weights that a run left, if it left any."""
+    if processes.first and weights.exists():
+        provenance = json.loads(read_metadata(weights)["provenance"])
+        write_card(weights, faces, count, provenance, weights.with_name("log.jsonl"), processes)
 
 
 def _left(sizes: tuple[int, ...], out: Path) -> tuple[int, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
-from ..errors import PoseFRError
+from ..errors import PoseFRError, brief
 
-__all__ = ["SAVED_EVERY", "continued", "write_state"]
+__all__ = ["SAVED_EVERY", "continued", "load_optimizer", "origin", "write_state"]
 
 SAVED_EVERY = 300.0  # s, at least: no more is lost with the machine
 
@@ -20,6 +22,30 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     torch.save(dict(state), partial)
     partial.replace(path)
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], rate: float) -> None:
+    """Give an optimiser what it had, but for its learning rate, which is this run's."""
+    optimizer.load_state_dict(dict(state))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def origin(path: Path) -> str:
+    """The part of a note that tells what a run starts from: the file's name, which each run's weights share, and the
+    beginning of its SHA-256.
+
+    Raises:
+        PoseFRError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise PoseFRError(f"{path} cannot be read ({brief(error)}); choose a weights file that exists.") from None
+    return f"from {path.name} ({digest.hexdigest()[:8]})"
 
 
 def continued(before: str, note: str, path: Path) -> str:

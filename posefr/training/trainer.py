@@ -18,6 +18,7 @@ from ..restoration.checkpoint import save_network
 from ..restoration.network import PoseFRNet
 from ..restoration.shards import written_path
 from ..restoration.stylegan2 import ModulatedConv2d
+from ..weightfiles import misfits
 from .adversarial import Judge, same_squares
 from .data import FaceCrops, PairLoader
 from .degradation import SEVERITIES
@@ -37,9 +38,9 @@ from .losses import (
 from .muon import Muon, is_large
 from .precision import without_nan_in_bf16
 from .processes import Processes
-from .recipe import LOSSES, Recipe
+from .recipe import Recipe
 from .refining import SquarePool, refine_a_quarter
-from .state import SAVED_EVERY, continued, write_state
+from .state import SAVED_EVERY, continued, load_optimizer, write_state
 
 __all__ = ["train"]
 
@@ -78,39 +79,18 @@ def train(
 
 
 def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: IdentityLoss | None) -> None:
+    recipe.check()
     size = network.config.size
     if crops.images.shape[1] != size:
         raise PoseFRError(f"The network is for {size} px, the faces have {crops.images.shape[1]} px.")
-    if recipe.loss not in LOSSES:
-        raise PoseFRError(f"The pixel loss is one of {', '.join(LOSSES)}; found {recipe.loss!r}.")
-    unknown = sorted(set(recipe.severity_names) - set(SEVERITIES))
-    if unknown:
-        raise PoseFRError(f"The severities are some of {', '.join(SEVERITIES)}; found {', '.join(map(repr, unknown))}.")
-    for name in ("batch", "workers", "log_every", "sample_every"):
-        if getattr(recipe, name) < 1:
-            raise PoseFRError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(recipe, name)}.")
-    if recipe.minutes <= 0:
-        raise PoseFRError(f"--minutes must be more than 0; found {recipe.minutes:g}.")
     judged = recipe.judged_size
     if judged and (not 8 <= judged <= size or judged & (judged - 1)):
         raise PoseFRError(f"--judged-size is a power of two from 8 to the faces' {size} px; found {judged}.")
-    if recipe.free_only and recipe.faithful >= 1:
-        raise PoseFRError("--free-only trains what speaks below fidelity 1; --faithful must be less than 1 with it.")
-    if recipe.refine_only and recipe.free_only:
-        raise PoseFRError("--refine-only and --free-only exclude each other; choose one.")
-    if recipe.refine_only and recipe.refine_quarter:
-        raise PoseFRError("--refine-only and --refine-quarter exclude each other; choose one.")
     for name in ("refine_only", "refine_quarter"):
         if getattr(recipe, name) and str(size) not in network.refinements:
             option = name.replace("_", "-")
             raise PoseFRError(f"This network has no refinement at {size} px to train; leave --{option} out.")
-    try:
-        favoured = recipe.favoured
-    except ValueError:
-        raise PoseFRError(
-            f"--favour is made of patterns and positive numbers, as in 'ffhq*=8,old/*=0.5'; found {recipe.favour!r}."
-        ) from None
-    crops.odds(favoured)
+    crops.odds(recipe.favoured)
     if (recipe.identity_weight > 0) != (identity is not None):
         raise PoseFRError("The identity loss needs both a network (--identity) and a weight (--identity-weight).")
     if crops.landmarks is None and (recipe.identity_weight or recipe.region):
@@ -118,8 +98,6 @@ def _check(network: PoseFRNet, crops: FaceCrops, recipe: Recipe, identity: Ident
             f"The identity and region losses need landmarks, which these crops were kept without; delete "
             f"faces-{size}.npz, so that they are made again."
         )
-    if recipe.latent and recipe.batch < 2:
-        raise PoseFRError("The latent loss compares different faces of a batch; --batch must be at least 2.")
 
 
 class _Trainer:
@@ -163,7 +141,8 @@ class _Trainer:
             self.judge = Judge(size, recipe.discriminator_rate, recipe.r1, processes, recipe.bf16)
         self.identity = None if identity is None else identity.to(device)
         self.journal = Journal(out / "log.jsonl")
-        self.steps, self.seconds = 0, 0.0
+        self.steps, self.images, self.seconds = 0, 0, 0.0
+        self._unused: dict[str, Any] = {}  # a discriminator of an earlier run, which this one does not train
         self._resume()
 
     def run(self) -> Path:
@@ -187,6 +166,7 @@ class _Trainer:
                 batch = self._moved(batch)
                 self.journal.add(self._step(batch, rate))
                 self.steps += 1
+                self.images += recipe.batch * processes.count * (2 if recipe.twice else 1)
                 self.seconds = before + time.monotonic() - start
                 if self.steps % recipe.log_every == 0:
                     self._log(rate)
@@ -217,13 +197,9 @@ class _Trainer:
             for name, value in batch.items()
         }
 
-    def _images(self) -> int:
-        """Degraded faces seen so far, if the recipe was the same all the time."""
-        return self.steps * self.recipe.batch * self.processes.count * (2 if self.recipe.twice else 1)
-
     def _log(self, rate: float) -> None:
         self.journal.write(
-            self.processes, step=self.steps, images=self._images(), size=self.network.config.size,
+            self.processes, step=self.steps, images=self.images, size=self.network.config.size,
             seconds=round(self.seconds, 1), rate=rate,
         )  # fmt: skip
 
@@ -322,14 +298,14 @@ class _Trainer:
             state = {
                 "size": self.network.config.size, "network": self.network.state_dict(),
                 "averaged": self.averaged.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "steps": self.steps, "seconds": self.seconds, "note": self.note,
+                "steps": self.steps, "images": self.images, "seconds": self.seconds, "note": self.note, **self._unused,
             }  # fmt: skip
             if self.judge is not None:
                 state["judge"] = self.judge.state_dict()
                 state["judge_optimizer"] = self.judge.optimizer.state_dict()
             write_state(state, self.out / "state.pt")
             provenance = {
-                "steps": self.steps, "images": self._images(),
+                "steps": self.steps, "images": self.images,
                 "minutes": round(self.seconds / 60, 2), "note": self.note, "recipe": asdict(self.recipe),
             }  # fmt: skip
             save_network(self.averaged, path, provenance, shard_mib=self.shard_mib)
@@ -358,6 +334,11 @@ class _Trainer:
                 "other steps (--free-only, --refine-only, --prior-rate, --muon); start in another folder, "
                 "from its weights (--weights)."
             )
+        if self.judge is not None and misfits(self.judge.state_dict(), state.get("judge", self.judge.state_dict())):
+            raise PoseFRError(
+                f"{path} is of a run whose discriminator saw squares of another size; leave --judged-size as it was, "
+                "or choose another --out."
+            )
         note = continued(state.get("note", ""), self.note, path)
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
@@ -365,11 +346,13 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             _, group["share"], group["orthogonal"] = _kind(group)
         self.steps, self.seconds = state["steps"], state["seconds"]
+        self.images = state.get("images", self.steps * self.recipe.batch * self.processes.count)  # older ones: not kept
         self.note = note
-        if self.judge is not None and "judge" in state:
+        if self.judge is None:
+            self._unused = {name: state[name] for name in ("judge", "judge_optimizer") if name in state}
+        elif "judge" in state:
             self.judge.load_state_dict(state["judge"])
-            if "judge_optimizer" in state:
-                self.judge.optimizer.load_state_dict(state["judge_optimizer"])
+            load_optimizer(self.judge.optimizer, state["judge_optimizer"], self.recipe.discriminator_rate)
 
 
 def _groups(network: PoseFRNet, prior_rate: float, muon: bool) -> list[dict[str, Any]]:
