@@ -352,7 +352,8 @@ class _Trainer:
             self._unused = {name: state[name] for name in ("judge", "judge_optimizer") if name in state}
         elif "judge" in state:
             self.judge.load_state_dict(state["judge"])
-            load_optimizer(self.judge.optimizer, state["judge_optimizer"], self.recipe.discriminator_rate)
+            if "judge_optimizer" in state:  # older versions did not keep it
+                load_optimizer(self.judge.optimizer, state["judge_optimizer"], self.recipe.discriminator_rate)
 
 
 def _groups(network: PoseFRNet, prior_rate: float, muon: bool) -> list[dict[str, Any]]:
