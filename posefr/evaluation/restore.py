@@ -226,16 +226,16 @@ def apply(restorer: Restorer, fidelity: float, image: Image) -> Image:
     return resized(restored, image.shape[0])
 
 
-def resized(image: Image, size: int, path: Path | None = None) -> Image:
+def resized(image: Image, size: int, name: Path | str = "the picture") -> Image:
     """[S, S, 3] to [size, size, 3], by means of areas or, where it grows, by cubics.
 
     Raises:
-        PoseFRError: it is not square; `path` is named.
+        PoseFRError: it is not square; `name` is told.
     """
     height, width = image.shape[:2]
     if height != width:
         raise PoseFRError(
-            f"{path} has {width} x {height} px; expected square crops of faces, aligned as FFHQ is. "
+            f"{name} has {width} x {height} px; expected square crops of faces, aligned as FFHQ is. "
             "`python -m posefr.evaluation photos` takes photos as they are."
         )
     if width == size:

@@ -45,11 +45,13 @@ class Processes:
         Raises:
             PoseFRError: there is no such device here.
         """
-        count, own = int(os.environ.get("WORLD_SIZE", "1")), named_device(device)
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        own = named_device(device)
         if count == 1:
             return cls(own)
-        if own == torch.device("cuda"):
-            own = named_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        if own.type == "cuda":
             torch.cuda.set_device(own)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_PATIENCE)

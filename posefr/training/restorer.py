@@ -76,8 +76,10 @@ def run(args: argparse.Namespace) -> int:
         )
         try:
             weights = train(network, crops, recipe, args.out, processes, note, identity, args.shard_mib)
-        finally:  # one that is stopped by Ctrl+C leaves weights too
+        except KeyboardInterrupt:  # a run that is stopped leaves weights too
             _describe(written_path(args.out / "network.safetensors"), args.faces, len(crops), processes)
+            raise
+        _describe(weights, args.faces, len(crops), processes)
         prior_from = 2 * size
     if processes.first:
         logging.getLogger(__name__).info("Weights: %s", weights)
