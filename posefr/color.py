@@ -56,8 +56,9 @@ def color_change(restored: Tensor, source: Tensor, method: str, context: float =
             _statistics(colors - luma(colors)[:, None], weight)[1].norm() for colors in (small, wanted)
         )
         kept = (2 * wanted_amount / amount.clamp_min(1e-4)).clamp_max(1)
-        low, wanted_low = (_shrink(crop, _LOW_BANDS[method])[0] for crop in (_faded(restored, kept), source))
-        return torch.cat([wanted_low - low, kept.expand_as(low[:1])])
+        low, wanted_low = (_shrink(crop, _LOW_BANDS[method])[0].movedim(0, 2) for crop in (restored, source))
+        added = (wanted_low - _faded(low, kept)).movedim(2, 0)
+        return torch.cat([added, kept.expand_as(added[:1])])
     (mean, deviation), (wanted_mean, wanted_deviation) = (
         _statistics(srgb_to_oklab(colors), weight) for colors in (small, wanted)
     )

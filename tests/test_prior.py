@@ -166,6 +166,8 @@ def test_a_run_that_goes_on_takes_its_rates_and_refuses_other_widths(prior, tmp_
     trainer = _PriorTrainer(Prior(prior.config), faces(), changed, tmp_path, CPU, "")
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {3e-6}
     assert {group["lr"] for group in trainer.judge.optimizer.param_groups} == {2e-6}
+    train_prior(prior, faces(), replace(recipe, batch=3), tmp_path, CPU)
+    assert load_prior(tmp_path / "prior.safetensors")[1]["images"] == 2 + 3
     wider = Prior(replace(prior.config, style_channels=24))
     with pytest.raises(PoseFRError, match=r"a prior of other widths \(--configuration\)"):
         train_prior(wider, faces(), recipe, tmp_path, CPU)

@@ -59,12 +59,13 @@ def run(args: argparse.Namespace) -> int:
     )
     torch.manual_seed(args.seed)
     shapes = PriorConfig.of(config)
-    prior = Prior(shapes)
     notes = [args.note] if args.note else []
     if args.weights:
         known, _ = load_prior(args.weights)
         prior = grown(known, Prior(replace(shapes, layers=known.config.layers)))
         notes.insert(0, origin(args.weights))
+    else:
+        prior = Prior(shapes)
     path = train_prior(prior, crops, recipe, args.out, processes, ", ".join(notes))
     if processes.first:
         logging.getLogger(__name__).info("Weights: %s", path)
@@ -146,7 +147,7 @@ class _PriorTrainer:
         self.judge = Judge(prior.config.size, recipe.discriminator_rate, recipe.r1, processes, recipe.bf16, augment)
         self.path_length = PathLength()
         self.journal = Journal(out / "prior-log.jsonl")
-        self.steps, self.seconds = 0, 0.0
+        self.steps, self.images, self.seconds = 0, 0, 0.0
         self._resume()
         self.rng = np.random.default_rng([recipe.seed, self.steps, processes.rank])
         weight = np.clip(crops.scale, 0.4, 1.0) ** 2
@@ -172,10 +173,11 @@ class _PriorTrainer:
                 break
             self.journal.add(self._step())
             self.steps += 1
+            self.images += self.recipe.batch * self.processes.count
             self.seconds = before + time.monotonic() - start
             if self.steps % self.recipe.log_every == 0:
                 self.journal.write(
-                    self.processes, step=self.steps, images=self.steps * self.recipe.batch * self.processes.count,
+                    self.processes, step=self.steps, images=self.images,
                     size=self.prior.config.size, seconds=round(self.seconds, 1),
                 )  # fmt: skip
             if self.steps % self.recipe.sample_every == 0:
@@ -247,14 +249,14 @@ class _PriorTrainer:
                 "size": self.prior.config.size, "prior": self.prior.state_dict(),
                 "averaged": self.averaged.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "judge": self.judge.state_dict(), "judge_optimizer": self.judge.optimizer.state_dict(),
-                "path_length": self.path_length.mean, "steps": self.steps, "seconds": self.seconds,
-                "note": self.note,
+                "path_length": self.path_length.mean, "steps": self.steps, "images": self.images,
+                "seconds": self.seconds, "note": self.note,
             }  # fmt: skip
             write_state(state, self.out / "prior-state.pt")
             save_prior(
                 self.averaged, path,
                 {
-                    "steps": self.steps, "images": self.steps * self.recipe.batch * self.processes.count,
+                    "steps": self.steps, "images": self.images,
                     "minutes": round(self.seconds / 60, 2), "note": self.note, "recipe": asdict(self.recipe),
                 },
             )  # fmt: skip
@@ -281,3 +283,4 @@ class _PriorTrainer:
         load_optimizer(self.judge.optimizer, state["judge_optimizer"], self.recipe.discriminator_rate)
         self.path_length.mean = state["path_length"]
         self.steps, self.seconds = state["steps"], state["seconds"]
+        self.images = state.get("images", self.steps * self.recipe.batch * self.processes.count)  # older ones: not kept

@@ -11,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from ..errors import PoseFRError, brief
+from ..imagefiles import atomic_file
 
 __all__ = ["SAVED_EVERY", "continued", "load_optimizer", "origin", "write_state"]
 
@@ -19,9 +20,8 @@ SAVED_EVERY = 300.0  # s, at least: no more is lost with the machine
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
     """Write a run's state whole or not at all: one that is stopped meanwhile keeps the state before."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save(dict(state), partial)
-    partial.replace(path)
+    with atomic_file(path) as file:
+        torch.save(dict(state), file)
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], rate: float) -> None:
